@@ -1,0 +1,46 @@
+# meshfabric: `make demo` and `make test` install what they need on Debian 12 and run; both want root.
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+
+.PHONY: help demo test bench lint install bpf clean
+
+help:
+	@echo "make demo [KEEP=1]     raise a lab of four nodes and prove what it does"
+	@echo "make test [TESTS=...]  lint, types, and every test"
+	@echo "make bench             measure, beside others, into build/bench/"
+
+demo: install bpf
+	$(BIN)/meshfabric lab demo $(if $(KEEP),--keep)
+
+test: install bpf lint
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: install bpf
+	$(BIN)/python -m bench
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) -C bpf check
+
+bpf: install
+	$(MAKE) -C bpf
+
+install: build/.installed $(VENV)/.installed
+
+build/.installed: deploy/dev/install.sh
+	deploy/dev/install.sh
+	@mkdir -p build && touch $@
+
+$(VENV)/.installed: pyproject.toml | build/.installed
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build $(VENV) *.egg-info

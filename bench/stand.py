@@ -1,0 +1,151 @@
+"""An etcd and one real agent, with real maps and programs, inside a bench's cell.
+
+    etcd <--gRPC-- the agent of node `here` --> pinned maps <--read-- the bench
+      ^                                                                   |
+      +------------- records of the other nodes --------------------------+
+
+Owns the two processes and their folders; `records` has what is written.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from bench.records import FABRIC, HERE, SEGMENT
+from meshfabric.agent.memory import SNAPSHOT_FILE
+from meshfabric.api.client import call
+from meshfabric.api.messages import Ask
+from meshfabric.compiler.addresses import key_of
+from meshfabric.kernel.bpf import Map
+from meshfabric.lab.tools import environment, find
+from meshfabric.model.addresses import Address
+from meshfabric.model.errors import MeshfabricError
+from meshfabric.model.node import NodeKind
+from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from tests.etcd import CALM, Server
+
+BPFFS = Path("/sys/fs/bpf")
+UPLINK, UPLINK_ADDRESS = "up0", "198.18.0.1/24"
+PATIENCE_S = 60.0
+END_S = 10.0
+POLL_S = 0.02
+LOG_TAIL = 2000
+
+
+class Stand:
+    """Use it in `with stand() as place`, after `cell.enclose`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.etcd = Server(find("etcd"), folder / "etcd", *CALM, address="127.0.0.1")
+        self.log = folder / "agent.log"
+        self._agent: subprocess.Popen[bytes] | None = None
+        lines = f"link add {UPLINK} type veth peer name {UPLINK}far\nlink set {UPLINK}far up\n"
+        lines += f"link set {UPLINK} up\naddress add {UPLINK_ADDRESS} dev {UPLINK}\n"
+        subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+
+    @property
+    def pid(self) -> int:
+        """The agent's."""
+        assert self._agent is not None
+        return self._agent.pid
+
+    def start_agent(self) -> None:
+        """Start it, with whatever an earlier one left in the state folder; returns at once."""
+        config = self._folder / "agent.yaml"
+        config.write_text(yaml.safe_dump(msgspec.to_builtins(self._settings(), enc_hook=str)))
+        argv = [sys.executable, "-m", "meshfabric", "agent", "--config", str(config)]
+        with self.log.open("wb") as log:
+            self._agent = subprocess.Popen(argv, stdout=log, stderr=log, env=environment())
+
+    def end_agent(self) -> None:
+        """End it in order; pins and state folder stay."""
+        if self._agent:
+            self._agent.terminate()
+            try:
+                self._agent.wait(END_S)
+            finally:
+                self._agent.kill()
+
+    def forget(self) -> None:
+        """Remove what an agent left in the state folder and the bpffs, as on a new machine."""
+        for root in (self._folder / "state", BPFFS / FABRIC):
+            subprocess.run(["rm", "-rf", str(root)], check=True)
+
+    def status(self) -> dict[str, Any]:
+        """What the agent says of itself; nothing while it does not answer."""
+        try:
+            found: dict[str, Any] = call(self._folder / "agent.sock", Ask("status"))
+        except MeshfabricError:
+            return {}
+        return found
+
+    def wait_for(self, endpoints: int) -> None:
+        """Until the agent is ready and knows so many endpoints."""
+        self._until(lambda: self._knows(endpoints))
+
+    def wait_for_snapshot(self) -> None:
+        """Until the agent has written the world down."""
+        self._until((self._folder / "state" / SNAPSHOT_FILE).exists)
+
+    def addresses(self) -> Map:
+        """The agent's pinned map, once it has made it."""
+        path = BPFFS / FABRIC / "maps" / "addresses"
+        self._until(path.exists)
+        return Map.open(path)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The agent's log, line by line."""
+        for line in self.log.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+    def _until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > deadline or self._agent is None or self._agent.poll() is not None:
+                raise RuntimeError(f"the agent does not come up:\n{self.log.read_text()[-LOG_TAIL:]}")
+            time.sleep(POLL_S)
+
+    def _knows(self, endpoints: int) -> bool:
+        status = self.status()
+        return bool(status.get("ready")) and status["endpoints"] >= endpoints
+
+    def _settings(self) -> Settings:
+        return Settings(
+            FABRIC,
+            HERE,
+            NodeKind.METAL,
+            EtcdSettings((self.etcd.endpoint,)),
+            (UplinkSettings("up0", UPLINK, SEGMENT),),
+            state_dir=self._folder / "state",
+            socket=self._folder / "agent.sock",
+            bpffs=BPFFS,
+        )
+
+
+def has(table: Map, address: Address) -> bool:
+    """Whether the map `addresses` has an entry for this very address."""
+    return table.lookup(key_of(address)) is not None
+
+
+@contextlib.contextmanager
+def stand() -> Iterator[Stand]:
+    """A running etcd without records and an agent yet to be started; both end with the context."""
+    with tempfile.TemporaryDirectory(prefix="meshfabric-bench-", dir="/run") as folder:
+        place = Stand(Path(folder))
+        try:
+            place.etcd.start()
+            yield place
+        finally:
+            place.end_agent()
+            place.etcd.stop()

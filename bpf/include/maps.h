@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * Every map of the datapath: who writes it, who reads it. All are pinned and
+ * outlive the agent.
+ */
+#ifndef MESHFABRIC_MAPS_H
+#define MESHFABRIC_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "types.h"
+#include "reason.h"
+
+/* Whose address is it? Agent writes; read for a flow's first packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct address_key);
+	__type(value, struct address_value);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} addresses SEC(".maps");
+
+/* What is allowed? Agent writes, for the identities of local workloads; read for a flow's first packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct policy_key);
+	__type(value, struct policy_value);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} policy SEC(".maps");
+
+/* The local workloads by place. Agent writes; read for every packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct workload);
+	__uint(max_entries, FIRST_NODE);
+} workloads SEC(".maps");
+
+/* Which workload is behind a device? Agent writes; read for a flow's first packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, FIRST_NODE);
+} devices SEC(".maps");
+
+/* The other nodes by place - FIRST_NODE. Agent writes; read for every packet to another node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct node);
+	__uint(max_entries, MAX_NODES);
+} nodes SEC(".maps");
+
+/* How each tunnel fares. Datapath writes, agent reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct path);
+	__uint(max_entries, (MAX_NODES * MAX_PATHS));
+} paths SEC(".maps");
+
+/* Bumped, last, after anything changed that a verdict about the place was made from. Agent writes; every packet reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, PLACES);
+} generations SEC(".maps");
+
+/* Flows without an answer yet: a flood evicts only its like. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, 65536);
+} new_flows SEC(".maps");
+
+/* Flows with two-way traffic. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, 131072);
+} flows SEC(".maps");
+
+/* Answered flows of the last second, each at the one place that its key is hashed to: a packet reads
+ * one cache line instead of the four that a hash map takes. Only ever a copy, so all of it may be lost.
+ * Datapath writes. (To be mapped into memory an array starts on a page, thus on a cache line.) */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct recent);
+	__uint(max_entries, RECENT_FLOWS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} recent SEC(".maps");
+
+/* Ports of the first fragment, for those that follow. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+	__uint(max_entries, 4096);
+} fragments SEC(".maps");
+
+/* Agent writes; read for every packet on an uplink. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct fabric);
+	__uint(max_entries, 1);
+} fabric SEC(".maps");
+
+/* The uplink devices by slot. Agent writes; read for every WireGuard packet that arrives. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct uplink);
+	__uint(max_entries, MAX_SLOTS);
+} uplinks SEC(".maps");
+
+/* Verdicts by enum reason. Datapath writes, agent reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counter);
+	__uint(max_entries, REASONS);
+} reasons SEC(".maps");
+
+#endif

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * What the loader may set before the programs are loaded; the values here hold
+ * otherwise. The verifier takes them for constants.
+ */
+#ifndef MESHFABRIC_SETTINGS_H
+#define MESHFABRIC_SETTINGS_H
+
+#include <linux/types.h>
+
+const volatile __u16 wg_port_base = 51820; /* UDP port of uplink 0 towards slot 0 */
+const volatile __u64 probe_interval_ns = 50 * 1000 * 1000;
+const volatile __u64 probe_grace_ns = 10 * 1000 * 1000; /* scheduling noise at both ends */
+const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
+
+/* Of 169.254.1.1 and fe80::6d66, on every device; locally administered (IEEE 802, 8.2). */
+const volatile __u8 gateway_mac[6] __attribute__((aligned(8))) = {0x02, 0x6d, 0x66, 0x00, 0x00, 0x01};
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * The structs that the datapath shares with user space: map keys and values,
+ * nothing else. `meshfabric/model/tables.py` packs the same bytes; a test holds
+ * the two against each other through BTF.
+ *
+ * A *place* says where an address lives: 0 nowhere, 1 .. FIRST_NODE-1 a workload
+ * of this node, FIRST_NODE .. PLACES-1 another node. Numbers are local to a node
+ * and pinned over restarts.
+ *
+ *      address --addresses--> identity, place --+-- workload: workloads[place]
+ *                                               +-- node:     nodes[place - FIRST_NODE]
+ *                                               |               |
+ *                             generations[place]+               +--> paths[node * MAX_PATHS + i]
+ */
+#ifndef MESHFABRIC_TYPES_H
+#define MESHFABRIC_TYPES_H
+
+#include <linux/types.h>
+
+enum sizes {
+	FIRST_NODE = 4096, /* places below are workloads of this node */
+	PLACES = 8192,
+	MAX_NODES = PLACES - FIRST_NODE,
+	MAX_PATHS = 8, /* tunnels to one node */
+	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
+	MAX_SLOTS = 8, /* uplinks of a node */
+	RECENT_FLOWS = 262144, /* a power of two */
+};
+
+/* Probes between the hosts of two nodes: STAMP, RFC 8762. */
+enum probe_port {
+	STAMP_PORT = 862, /* the reflector's (RFC 8762, 4.1) */
+	PROBE_PORT = 50862, /* the sender's */
+};
+
+/* IPv4 is written as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2): one key shape for both families. */
+struct addr {
+	union {
+		__u8 byte[16];
+		__be32 word[4];
+		__u64 half[2];
+	};
+};
+
+struct address_key {
+	__u32 prefixlen; /* in bits of the 128 */
+	struct addr addr;
+} __attribute__((packed, aligned(4))); /* a trie's data follow its length at once */
+
+struct address_value {
+	__u32 identity;
+	__u32 place;
+};
+
+enum delivery {
+	DELIVER_PEER = 1, /* a pod: into the far end of its pair, in its own namespace */
+	DELIVER_EGRESS = 2, /* a VM's tap, or the host: out of the device */
+};
+
+struct workload {
+	__u32 ifindex;
+	__u32 identity;
+	__u16 mtu; /* of its device, without link header */
+	__u8 delivery;
+	__u8 pad;
+	__u8 mac[6];
+	__u8 pad2[6];
+};
+
+struct node {
+	__u32 n_paths;
+	__u32 mtu; /* of the smallest tunnel to it, 0: senders are known to keep below */
+	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, the preferred one first */
+};
+
+/* Written by the datapath only. One for each tunnel of each node, at its place in node.ifindex. */
+struct path {
+	__u64 unanswered_ns; /* send time of the oldest probe without an answer, 0: none */
+	__u64 sent_ns;
+	__u64 heard_ns;
+	__u64 sent;
+	__u64 heard;
+	__u32 rtt_us; /* last */
+	__u32 rtt_peak_us; /* decaying: patience grows with queueing */
+	__u32 streak; /* answers since the path was last given up */
+	__u32 flaps; /* times it was given up */
+	__u32 ifindex; /* the device that this state is of; another one starts anew */
+	__u32 pad;
+};
+
+/* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the
+ * exact peer and for ANY_PEER the higher precedence wins, and on a tie the denial. */
+enum direction { EGRESS = 0, INGRESS = 1 };
+enum peer { ANY_PEER = 0 };
+enum verdict { DENY = 0, ALLOW = 1 };
+
+struct policy_key {
+	__u32 prefixlen; /* 72: any protocol, 80: any port, up to 96: port prefix */
+	__u32 subject; /* identity of the local workload */
+	__u32 peer; /* identity of the other end */
+	__u8 direction;
+	__u8 protocol; /* IPPROTO_*; ICMP and ICMPv6 keep the type in the port */
+	__be16 port;
+};
+
+struct policy_value {
+	__u32 precedence;
+	__u8 verdict;
+	__u8 pad[3];
+};
+
+/* One for each flow and node. The key has the lower address (then port) first, so that both
+ * directions find the same entry; `swapped` tells which of the two spoke first. */
+struct flow_key {
+	struct addr addr[2];
+	__be16 port[2]; /* ICMP echo: the identifier at the asking end, the request's type at the other */
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+_Static_assert(sizeof(struct flow_key) == 40, "hashed whole: no hole may hold a stray byte");
+
+struct flow {
+	__u64 seen_ns; /* coarse clock */
+	/* [0] is the end that spoke first */
+	__u32 place[2];
+	__u32 generation[2]; /* of the places when the verdict was made */
+	__u32 identity[2];
+	__u8 swapped;
+	__u8 replied;
+	__u8 closing; /* FIN or RST was seen */
+	__u8 service_class;
+	__u32 pad;
+};
+
+/* What a packet of an answered flow needs, in one cache line. `check` ties it together: what two CPUs
+ * wrote at once passes for nothing. */
+struct recent {
+	struct flow_key key;
+	__u32 generation[2];
+	__u16 place[2];
+	__u16 tick; /* of the clock when the flow itself was looked at */
+	__u8 swapped;
+	__u8 pad;
+	__u64 check;
+};
+
+_Static_assert(sizeof(struct recent) == 64, "one cache line");
+
+struct prefix {
+	struct addr net;
+	struct addr mask;
+};
+
+/* What the whole fabric is. */
+struct fabric {
+	__u32 n_prefixes;
+	__u32 self; /* place of this node's host workload */
+	struct prefix prefix[MAX_PREFIXES];
+};
+
+struct uplink {
+	__u32 ifindex; /* 0: no such slot */
+};
+
+struct fragment_key {
+	struct addr source;
+	struct addr destination;
+	__u32 id; /* in network order, IPv4's in the first two bytes */
+	__u8 protocol; /* 0 with IPv6, whose identifiers need none (RFC 8200, 4.5) */
+	__u8 pad[3];
+};
+
+struct fragment {
+	__be16 port[2]; /* [0] is the source's */
+	__u8 protocol;
+	__u8 role; /* enum role */
+	__u8 pad[2];
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+#endif

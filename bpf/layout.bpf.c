@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Every struct and enum that user space shares, in one object's BTF. It is read,
+ * never loaded: `meshfabric/model/tables.py` is held against it by a test.
+ */
+#include "types.h"
+#include "reason.h"
+
+struct layout {
+	struct addr addr;
+	struct address_key address_key;
+	struct address_value address_value;
+	struct workload workload;
+	struct node node;
+	struct path path;
+	struct policy_key policy_key;
+	struct policy_value policy_value;
+	struct flow_key flow_key;
+	struct flow flow;
+	struct recent recent;
+	struct prefix prefix;
+	struct fabric fabric;
+	struct uplink uplink;
+	struct fragment_key fragment_key;
+	struct fragment fragment;
+	struct counter counter;
+	enum sizes sizes;
+	enum probe_port probe_port;
+	enum delivery delivery;
+	enum direction direction;
+	enum peer peer;
+	enum verdict verdict;
+	enum reason reason;
+};
+
+const volatile struct layout layout;

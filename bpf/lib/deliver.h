@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * The last step: to a workload of this node, or into a tunnel. A packet loses
+ * one hop on its whole way, where it is delivered.
+ */
+#ifndef MESHFABRIC_DELIVER_H
+#define MESHFABRIC_DELIVER_H
+
+#include <linux/if_packet.h>
+#include "parse.h"
+#include "path.h"
+#include "verdict.h"
+
+enum tcp_offset { TCP_DATA_OFFSET_AT = 12, TCP_DATA_OFFSET_SHIFT = 4, TCP_WORD = 4 };
+
+/* The length of each packet that a GSO packet will become, without link header. */
+static __noinline __u32 segment_length(struct __sk_buff *skb, const struct packet *p, __u32 l3)
+{
+	__u32 headers = p->transport - l3;
+	__u8 tcp_offset = 0;
+
+	if (p->key.protocol != IPPROTO_TCP)
+		return headers + sizeof(struct udphdr) + skb->gso_size;
+	bpf_skb_load_bytes(skb, p->transport + TCP_DATA_OFFSET_AT, &tcp_offset, sizeof(tcp_offset));
+	return headers + (tcp_offset >> TCP_DATA_OFFSET_SHIFT) * TCP_WORD + skb->gso_size;
+}
+
+/* A redirect asks nobody about the MTU. */
+static __always_inline bool is_too_big(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 mtu)
+{
+	return p->length > mtu && (!skb->gso_size || segment_length(skb, p, l3) > mtu);
+}
+
+/* RFC 1624, equation 3, for a TTL that falls by one (as in Linux, ip_decrease_ttl). */
+static __always_inline void decrease_ttl4(struct iphdr *ip)
+{
+	__u32 check = ip->check + bpf_htons(0x0100);
+
+	ip->check = check + (check >= 0xffff);
+	ip->ttl--;
+}
+
+static __always_inline bool decrease_ttl(struct __sk_buff *skb, __u32 l3, __u8 version)
+{
+	__u8 *ip = start_of(skb) + l3;
+
+	if (ip + sizeof(struct iphdr) > (__u8 *)end_of(skb))
+		return false;
+	if (version == 4)
+		decrease_ttl4((struct iphdr *)ip);
+	else
+		((struct ipv6hdr *)ip)->hop_limit--;
+	return true;
+}
+
+/* Wide, unaligned stores: 6 bytes are 4 and 2. */
+static __always_inline bool set_macs(struct __sk_buff *skb, const __u8 *destination)
+{
+	__u8 *eth = start_of(skb);
+
+	if (eth + ETH_HLEN > (__u8 *)end_of(skb))
+		return false;
+	*(__u32 *)eth = *(const __u32 *)destination;
+	*(__u16 *)(eth + 4) = *(const __u16 *)(destination + 4);
+	*(__u32 *)(eth + 6) = *(const volatile __u32 *)gateway_mac;
+	*(__u16 *)(eth + 10) = *(const volatile __u16 *)(gateway_mac + 4);
+	return true;
+}
+
+/* A packet out of a tunnel gets the link header that pods and taps want (a bridge behind them, too). */
+static __always_inline bool add_link_header(struct __sk_buff *skb, __u8 version)
+{
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return false;
+	struct ethhdr *eth = start_of(skb);
+	if ((void *)(eth + 1) > end_of(skb))
+		return false;
+	eth->h_proto = version == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	return true;
+}
+
+static __always_inline int hand_over(struct __sk_buff *skb, const struct workload *workload)
+{
+	if (workload->delivery != DELIVER_PEER)
+		return send_marked(skb, workload->ifindex, FORWARDED_TO_LOCAL);
+	count(skb, FORWARDED_TO_LOCAL);
+	if (skb->pkt_type != PACKET_HOST) /* the gateway's MAC is no device's, and the pod would not listen */
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(workload->ifindex, 0);
+}
+
+/* `l3` is the length of the link header that the packet came with: ETH_HLEN or 0. */
+static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 place)
+{
+	struct workload *workload = bpf_map_lookup_elem(&workloads, &place);
+
+	if (!workload || !workload->ifindex)
+		return drop(skb, NO_ROUTE);
+	if (p->ttl <= 1)
+		return drop(skb, TTL_EXPIRED);
+	if (is_too_big(skb, p, l3, workload->mtu))
+		return drop(skb, TOO_BIG);
+	if (!decrease_ttl(skb, l3, p->version) || (!l3 && !add_link_header(skb, p->version)) ||
+	    !set_macs(skb, workload->mac))
+		return drop(skb, MALFORMED);
+	return hand_over(skb, workload);
+}
+
+static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p, __u32 place)
+{
+	__u32 node_index = place - FIRST_NODE;
+	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
+
+	if (!node || !node->n_paths)
+		return drop(skb, NO_PATH);
+	if (node->mtu && is_too_big(skb, p, ETH_HLEN, node->mtu))
+		return drop(skb, TOO_BIG);
+	return send_marked(skb, choose_path(node, node_index), FORWARDED_TO_NODE);
+}
+
+#endif

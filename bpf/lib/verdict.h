@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * How a program ends: every drop through one function, everything counted
+ * under its reason.
+ */
+#ifndef MESHFABRIC_VERDICT_H
+#define MESHFABRIC_VERDICT_H
+
+#include <linux/pkt_cls.h>
+#include "maps.h"
+#include "settings.h"
+
+static __always_inline void count(struct __sk_buff *skb, __u32 reason)
+{
+	struct counter *counter = bpf_map_lookup_elem(&reasons, &reason);
+
+	if (!counter)
+		return;
+	counter->packets++; /* of this CPU alone */
+	counter->bytes += skb->len;
+}
+
+static __always_inline int drop(struct __sk_buff *skb, __u32 reason)
+{
+	count(skb, reason);
+	return TC_ACT_SHOT;
+}
+
+/* Out of a device whose egress program lets only marked packets pass. */
+static __always_inline int send_marked(struct __sk_buff *skb, __u32 ifindex, __u32 reason)
+{
+	count(skb, reason);
+	skb->mark = fabric_mark;
+	return bpf_redirect(ifindex, 0);
+}
+
+/* The egress side of the same agreement: is it from us? */
+static __always_inline bool take_mark(struct __sk_buff *skb)
+{
+	if (skb->mark != fabric_mark)
+		return false;
+	skb->mark = 0;
+	return true;
+}
+
+#endif

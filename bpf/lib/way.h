@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * Where does a packet go? Three ways to know, each rarer and slower than the one
+ * before: the copy of a busy flow, the flow, and asking addresses and policy.
+ */
+#ifndef MESHFABRIC_WAY_H
+#define MESHFABRIC_WAY_H
+
+#include "recent.h"
+
+/* Each program has its own: may the packet have come the way that it came? */
+static bool is_sender(const struct __sk_buff *skb, const struct trip *trip);
+
+/* And: judge a first packet, or one whose flow is stale. The place it goes to, or -reason. */
+static int ask(struct __sk_buff *skb, const struct packet *p);
+
+/* The place that the flow leads to, 0 when it does not tell. */
+static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
+{
+	struct flow *flow = find_flow(p);
+
+	if (!flow || !is_current(flow))
+		return 0;
+	__u32 turned = sender_in(flow, p);
+	struct trip trip = {flow->place[turned], flow->place[!turned]};
+	if (!is_sender(skb, &trip) || !keep_alive(flow, p))
+		return 0;
+	if (flow->replied)
+		keep_recent(p, flow);
+	else if (turned)
+		promote(p, flow);
+	return trip.to;
+}
+
+/* The place, or -reason. */
+static __always_inline int find_place(struct __sk_buff *skb, const struct packet *p)
+{
+	struct trip trip;
+
+	if (recall(p, &trip) && is_sender(skb, &trip))
+		return trip.to;
+	int place = follow(skb, p);
+	return place ? place : ask(skb, p);
+}
+
+#endif

@@ -1,0 +1,279 @@
+"""The composition root: one agent, made of all that is below it, from its configuration file.
+
+    etcd, snapshot --StoreSource--> registry --+
+    devices        --LinkSource----------------+--> Loop --> maps, programs, WireGuard, routes, records
+    requests       --Workloads-----------------+
+    datapath       --Readings--> listings, metrics, prober
+
+Nothing here outlives the process but what is meant to: pinned maps and links,
+devices, wireguard-go, the state folder. Ending the agent, however, changes
+nothing in the datapath.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+
+import msgspec
+
+from meshfabric.agent.answers import Answers
+from meshfabric.agent.memory import NUMBERS_FILE, Memory
+from meshfabric.agent.metrics import reader
+from meshfabric.agent.presence import keep_reporting, stay_alive
+from meshfabric.agent.readings import Readings
+from meshfabric.agent.sources import LinkSource, StoreSource
+from meshfabric.agent.workloads import Workloads
+from meshfabric.api.server import serving
+from meshfabric.config import read_settings
+from meshfabric.kernel import features, wireguard
+from meshfabric.kernel.lane import Lane
+from meshfabric.kernel.loader import Datapath, load
+from meshfabric.kernel.maps import Generations, MapTables
+from meshfabric.kernel.programs import Programs
+from meshfabric.kernel.routing import Mtus, Routing
+from meshfabric.kernel.tunnels import Tunnels
+from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
+from meshfabric.model.names import host_devices
+from meshfabric.model.settings import Settings
+from meshfabric.model.world import Event, Kind, World
+from meshfabric.observe import logs, metrics
+from meshfabric.observe.events import Events
+from meshfabric.probe.health import GRACE_MS, NS_PER_MS
+from meshfabric.probe.prober import Prober
+from meshfabric.reconcile.loop import Loop
+from meshfabric.reconcile.target import Target
+from meshfabric.store.client import Etcd
+from meshfabric.store.keys import state_prefix
+from meshfabric.store.pins import load_numbers
+from meshfabric.store.publish import Records
+from meshfabric.store.registry import Registry
+from meshfabric.store.settings import Settings as StoreSettings
+
+OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o")
+OBJECTS_ENV = "MESHFABRIC_BPF"
+STATE_MODE = 0o700
+SCRAPE_TIMEOUT_S = 5.0
+HOST_AGAIN_S = 1.0
+TURN_S = 0.0005  # a thread that saves the world lets the loop have its turn after this; Python's own is 5 ms
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Path) -> None:
+    """Run an agent until SIGTERM or SIGINT; raises `MeshfabricError` when it cannot start."""
+    settings = read_settings(_text(config), str(config))
+    logs.configure()
+    sys.setswitchinterval(TURN_S)
+    features.require(features.probe())
+    with alone(settings.state_dir), load_datapath(settings) as datapath:
+        asyncio.run(Agent(settings, datapath).run())
+
+
+def _text(config: Path) -> str:
+    try:
+        return config.read_text("utf-8")
+    except OSError as cause:
+        raise InputError(f"cannot read it: {cause.strerror}", place=str(config)) from cause
+    except UnicodeDecodeError as cause:
+        raise InputError("it is no UTF-8 text", place=str(config), remedy="is it the right file?") from cause
+
+
+@contextlib.contextmanager
+def alone(state_dir: Path) -> Iterator[None]:
+    """The state folder, made if absent, and ours alone while the context lasts: also a second agent that is
+    started by mistake would replace programs and pins of the one that runs.
+    """
+    try:
+        state_dir.mkdir(mode=STATE_MODE, parents=True, exist_ok=True)
+        handle = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as cause:
+        raise PermanentError(f"cannot use it: {cause.strerror}", place=f"state_dir {state_dir}") from cause
+    try:
+        _lock(handle, state_dir)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, state_dir: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as cause:
+        place, remedy = f"state_dir {state_dir}", "stop it, or configure another state_dir"
+        raise PermanentError("another agent runs on it", place=place, remedy=remedy) from cause
+
+
+def load_datapath(settings: Settings) -> Datapath:
+    """The programs of this build, with the maps that an earlier run pinned."""
+    folder = Path(os.environ.get(OBJECTS_ENV, Path(__file__).parents[2] / "build" / "bpf"))
+    return load(
+        [folder / name for name in OBJECTS],
+        settings.bpffs / settings.fabric,
+        {"flows": settings.datapath.flows, "new_flows": max(settings.datapath.flows // 2, 1)},
+        {
+            "wg_port_base": settings.datapath.port_base.to_bytes(2, "little"),
+            "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
+            "probe_grace_ns": (GRACE_MS * NS_PER_MS).to_bytes(8, "little"),
+        },
+    )
+
+
+class Agent:
+    """All parts, wired; `run` starts them and waits for the end."""
+
+    def __init__(self, settings: Settings, datapath: Datapath) -> None:
+        self._settings = settings
+        self._pins = settings.bpffs / settings.fabric
+        self._world = World(settings)
+        self._events = Events()
+        self._world.pin(*load_numbers(settings.state_dir / NUMBERS_FILE))
+        self._netlink, self._maps = Lane("netlink"), Lane("maps")
+        self._etcd = Etcd(msgspec.convert(msgspec.to_builtins(settings.etcd), StoreSettings))
+        self._tunnels = Tunnels(
+            wireguard.choose_backend(),
+            f"{settings.datapath.prefix}wg",
+            settings.state_dir,
+            lambda device, key: self._loop.feed([Event(Kind.KEY, device, key)]),
+            self._netlink,
+        )
+        self._loop = self._make_loop(datapath)
+        self._registry = Registry(settings.fabric)
+        self._workloads = Workloads(
+            self._loop, self._netlink, self._events, lambda: self._memory.save_numbers()
+        )
+        self._readings = Readings(self._loop, datapath.maps["paths"], datapath.maps["reasons"])
+        self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
+        self._memory = Memory(self._world, self._registry, self._store)
+        self._links = LinkSource(self._loop, self._netlink, self._concerns)
+        self._prober = Prober(settings.probe.interval_ms)
+        self._round_done = asyncio.Event()
+        for name in datapath.rebuilt:
+            self._events.note("map rebuilt", f"{name}: its layout changed, its entries were dropped")
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT, or until a part fails in a way that none of them expects."""
+        end = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, end.set)
+        self._events.note("agent started", f"node {self._world.node}, pid {os.getpid()}")
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close)
+            await stack.enter_async_context(serving(self._settings.socket, self._answers()))
+            stack.callback(self._serve_metrics())
+            await self._recall()
+            self._loop.on_applied = self._after_round
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            running = [tasks.create_task(part) for part in self._parts()]
+            await end.wait()
+            for task in running:
+                task.cancel()
+        self._events.note("agent ended")
+
+    async def _recall(self) -> None:
+        """What is there already: devices, keys, workloads, and the world as it was last known."""
+        await self._links.observe()
+        keys = await self._netlink.run(self._tunnels.keys)
+        self._loop.feed([Event(Kind.KEY, device, key) for device, key in keys])
+        await self._workloads.restore()
+        for events in self._memory.recall():
+            self._loop.feed(events)
+
+    def _parts(self) -> list[Coroutine[None, None, None]]:
+        settings = self._settings
+        return [
+            self._loop.run(),
+            self._store.run(),
+            self._links.run(),
+            self._prober.run(),
+            self._keep_host(),
+            stay_alive(self._etcd, settings.fabric, settings.node),
+            keep_reporting(self._etcd, self._store, self._registry, self._loop),
+            self._memory.keep_numbers(),
+            self._memory.keep_snapshot(),
+        ]
+
+    def _make_loop(self, datapath: Datapath) -> Loop:
+        settings = self._settings.datapath
+        own_tables = [settings.table_base + slot for slot in range(len(self._settings.uplinks))]
+        outer, _ = host_devices(settings.prefix)
+        targets: list[Target] = [
+            self._tunnels,
+            Routing(own_tables, outer, self._netlink),
+            Mtus(lambda name: self._workloads.devices(name), self._netlink),
+            MapTables(datapath.maps, self._maps),
+            Programs(
+                datapath.programs, self._settings.bpffs / self._settings.fabric / "links", self._netlink
+            ),
+            Records(self._etcd, state_prefix(self._settings.fabric), self._world.node),
+        ]
+        return Loop(self._world, targets, Generations(datapath.maps["generations"], self._maps))
+
+    def _answers(self) -> Answers:
+        return Answers(
+            self._loop,
+            self._store,
+            self._registry,
+            self._workloads,
+            self._readings,
+            self._tunnels,
+            self._netlink,
+            self._events,
+        )
+
+    def _concerns(self, device: str) -> bool:
+        if device.startswith(self._settings.datapath.prefix):
+            return True
+        if any(uplink.device == device for uplink in self._settings.uplinks):
+            return True
+        return any(workload.device == device for workload in self._world.workloads.values())
+
+    def _after_round(self) -> None:
+        self._prober.aim(self._readings.probe_targets)
+        self._round_done.set()
+
+    async def _keep_host(self) -> None:
+        """The host becomes a workload when its blocks are known, and moves with them.
+
+        Nothing may be removed before that: its addresses and routes would be.
+        """
+        doubt = ""
+        while True:
+            self._round_done.clear()
+            try:
+                await self._workloads.host()
+            except MeshfabricError as error:
+                if doubt != str(error):
+                    self._events.note("host not attached", doubt := str(error))
+                await asyncio.sleep(HOST_AGAIN_S)
+                continue
+            if self._store.listed and not self._loop.synced:
+                await self._workloads.sweep()
+                self._loop.sync()
+            await self._round_done.wait()
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        if not self._settings.metrics:
+            return lambda: None
+        host, _, port = self._settings.metrics.rpartition(":")
+        read = reader(self._loop, self._readings, self._store, self._registry)
+        here = asyncio.get_running_loop()
+
+        async def read_here() -> metrics.Reading:
+            return read()
+
+        def read_there() -> metrics.Reading:
+            """Asked by the HTTP server's thread; the world belongs to ours."""
+            return asyncio.run_coroutine_threadsafe(read_here(), here).result(SCRAPE_TIMEOUT_S)
+
+        return metrics.serve(read_there, host.strip("[]"), int(port))
+
+    async def _close(self) -> None:
+        await self._etcd.close()
+        self._netlink.close()
+        self._maps.close()

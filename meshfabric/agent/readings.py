@@ -1,0 +1,90 @@
+"""What the datapath and WireGuard show at this moment, for listings, metrics and the prober."""
+
+import time
+
+from meshfabric.compiler.workloads import host_name
+from meshfabric.kernel.bpf import Map
+from meshfabric.kernel.wireguard import DeviceState
+from meshfabric.model.addresses import Address, is_ipv4
+from meshfabric.model.plan import Table, TunnelPeer
+from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PathState, Reason, number, read_counter, read_path
+from meshfabric.observe.metrics import PathReading
+from meshfabric.observe.rows import PathSeen, tunnel_names
+from meshfabric.probe.health import Health, chosen, health
+from meshfabric.reconcile.loop import Loop
+
+
+class Readings:
+    """Reads `paths` and `reasons`; writes nothing."""
+
+    def __init__(self, loop: Loop, paths: Map, reasons: Map) -> None:
+        self._loop, self._world = loop, loop.world
+        self._paths, self._reasons = paths, reasons
+
+    def counters(self) -> dict[Reason, tuple[int, int]]:
+        """Packets and bytes by reason."""
+        return {reason: read_counter(self._reasons.percpu(number(reason))) for reason in Reason}
+
+    def paths(self, tunnels: dict[str, DeviceState]) -> list[PathSeen]:
+        """Every tunnel to every node, by node, the preferred one first."""
+        keys = {
+            (device, peer.node): key
+            for (device, key), peer in self._loop.plan.entries(Table.PEERS)
+            if isinstance(peer, TunnelPeer)
+        }
+        return [seen for node in sorted(self._world.nodes) for seen in self._to(node, tunnels, keys)]
+
+    def _to(
+        self, node: str, tunnels: dict[str, DeviceState], keys: dict[tuple[str, str], str]
+    ) -> list[PathSeen]:
+        names = [(pair, name) for pair, name in tunnel_names(self._world, node) if name in self._world.links]
+        states = [self._state(node, at) for at in range(len(names))]
+        healths = [self._health(state, name) for state, (_, name) in zip(states, names, strict=True)]
+        seen = []
+        for at, (pair, name) in enumerate(names):
+            device = tunnels.get(name)
+            peer = device.peers.get(keys.get((name, node), "")) if device else None
+            age = int(time.time() - peer.last_handshake_s) if peer and peer.last_handshake_s else None
+            moved = (peer.rx_bytes, peer.tx_bytes) if peer else (0, 0)
+            seen.append(
+                PathSeen(node, pair, name, states[at], healths[at], at == chosen(healths), age, *moved)
+            )
+        return seen
+
+    def path_metrics(self) -> list[PathReading]:
+        """The same without WireGuard's part, for metrics."""
+        return [
+            PathReading(
+                seen.node,
+                seen.device,
+                seen.health == Health.UP,
+                seen.active,
+                seen.state.rtt_us,
+                seen.state.sent,
+                seen.state.heard,
+                seen.state.flaps,
+            )
+            for seen in self.paths({})
+        ]
+
+    def probe_targets(self) -> list[tuple[str, Address, Address]]:
+        """Every tunnel that exists, with our address and the other node's of one family."""
+        host = self._world.workloads.get(host_name(self._world))
+        own = {is_ipv4(address): address for address in host.addresses} if host else {}
+        targets = []
+        for node in sorted(self._world.nodes):
+            allocation = self._world.allocations.get(node)
+            far = {is_ipv4(address): address for address in allocation.addresses} if allocation else {}
+            families = sorted(own.keys() & far.keys())
+            for _, device in tunnel_names(self._world, node) if families else ():
+                if device in self._world.links:
+                    targets.append((device, own[families[-1]], far[families[-1]]))
+        return targets
+
+    def _state(self, node: str, at: int) -> PathState:
+        place = self._world.node_numbers.take(node)
+        return read_path(self._paths.lookup(number((place - FIRST_NODE) * MAX_PATHS + at)) or b"")
+
+    def _health(self, state: PathState, device: str) -> Health:
+        interval_ms = self._world.settings.probe.interval_ms
+        return health(state, self._world.links[device].index, time.monotonic_ns(), interval_ms)

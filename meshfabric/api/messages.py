@@ -1,0 +1,73 @@
+"""What is said over the agent's unix socket: one JSON object a line, a request and its reply.
+
+The CLI, the lab and later the CNI plugin speak it; `server` answers from the
+agent, `client` asks. A request names itself in `type`; a reply is `Reply` with
+either `result` or `error`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Attach(msgspec.Struct, tag="attach", tag_field="type", frozen=True):
+    """Make a workload part of the fabric; repeating it with the same content changes nothing.
+
+    `netns` is the path of a pod's network namespace as the agent sees it and
+    `device` the interface to make in it; for a VM `netns` is empty and `device`
+    is the existing tap on the node. Addresses are chosen from the node's blocks.
+    `mac` is what the guest's interface has, where it cannot take the one that
+    the answer gives.
+    """
+
+    name: str
+    kind: Literal["pod", "vm"]
+    labels: dict[str, str]
+    device: str
+    netns: str = ""
+    mac: str = ""
+
+
+class Detach(msgspec.Struct, tag="detach", tag_field="type", frozen=True):
+    """Take a workload out of the fabric; an absent one is no error."""
+
+    name: str
+
+
+class Ask(msgspec.Struct, tag="ask", tag_field="type", frozen=True):
+    """Read one listing of the agent: rows or one object, as the CLI prints it."""
+
+    subject: Literal[
+        "status", "nodes", "endpoints", "paths", "policies", "drops", "fabric", "features", "plan"
+    ]
+
+
+class Release(msgspec.Struct, tag="release", tag_field="type", frozen=True):
+    """Let a held mass removal through (see `store.registry`)."""
+
+
+Request = Attach | Detach | Ask | Release
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """What a workload has to know of its attachment.
+
+    `addresses` are with prefix length (/32, /128), `routes` the fabric's
+    prefixes to be sent to the gateways, `mtu` in bytes.
+    """
+
+    addresses: list[str]
+    routes: list[str]
+    gateways: list[str]
+    gateway_mac: str
+    device: str
+    mac: str
+    mtu: int
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`error` is empty on success; `permanent` says whether asking again can help."""
+
+    result: Any = None
+    error: str = ""
+    permanent: bool = True

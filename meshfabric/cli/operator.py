@@ -1,0 +1,176 @@
+"""Policies in and out of etcd, as an operator (`reach` says who that is).
+
+What the keys are called is the business of `store.keys`, the requests that of
+`store.client`; policies are written all in one transaction or not at all.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from meshfabric.cli.exits import DeniedError
+from meshfabric.cli.reach import Reach
+from meshfabric.model.errors import InputError, PermanentError, TemporaryError
+from meshfabric.model.plan import Table
+from meshfabric.model.policy import PolicyText
+from meshfabric.store import keys
+from meshfabric.store.client import TXN_BYTES, TXN_OPS, Entry, Etcd
+from meshfabric.store.connection import PERMISSION_DENIED, TokenRefused
+from meshfabric.store.settings import Settings
+
+POLL_EVERY_S = 0.2
+NO_REPORT = -1
+POLICIES = keys.RecordKind.POLICY.value
+AUTHENTICATION_FAILED = "etcdserver: authentication failed"
+
+T = TypeVar("T")
+
+
+class Applied(NamedTuple):
+    """What became of each policy (created, changed or unchanged), and the revision that has them all."""
+
+    outcomes: dict[str, str]
+    revision: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What we read of `report/<node>`: how far the node has come, and what it could not take or make.
+
+    `refused` has reasons by the key below `state/`, `failing` by the table.
+    """
+
+    revision: int = NO_REPORT
+    refused: dict[str, str] = {}
+    failing: dict[str, str] = {}
+
+    def lacks(self, applied: Applied) -> str:
+        """Why what was applied is not in force on the node; "" if it is."""
+        if self.revision < applied.revision:
+            return "no report" if self.revision == NO_REPORT else f"at {self.revision}"
+        for name in applied.outcomes:
+            if why := self.refused.get(f"{POLICIES}/{name}"):
+                return f"refuses {name}: {why}"
+        return self.failing.get(Table.POLICY.value, "")
+
+
+def run(reach: Reach, work: Callable[[Etcd], Awaitable[T]]) -> T:
+    """Do `work` with a client of etcd; raises `DeniedError` where etcd does not let us."""
+    settings = Settings(reach.endpoints, reach.ca, reach.cert, reach.key, reach.user, reach.password_file)
+
+    async def connected() -> T:
+        async with Etcd(settings) as etcd:
+            return await work(etcd)
+
+    try:
+        return asyncio.run(connected())
+    except PermanentError as error:
+        if isinstance(error, TokenRefused) or error.what.startswith(
+            (PERMISSION_DENIED, AUTHENTICATION_FAILED)
+        ):
+            raise DeniedError(error.what, place=error.place, remedy=error.remedy) from error
+        raise
+
+
+async def apply(etcd: Etcd, fabric: str, policies: Sequence[PolicyText]) -> Applied:
+    """Make etcd hold these policies; what it has already is not written again."""
+    old = await asyncio.gather(*(etcd.read(_key(fabric, policy.name)) for policy in policies))
+    found = [reading.entry for reading in old]
+    outcomes = {policy.name: _outcome(policy, entry) for policy, entry in zip(policies, found, strict=True)}
+    writes = [
+        (policy.name, msgspec.json.encode(policy))
+        for policy in policies
+        if outcomes[policy.name] != "unchanged"
+    ]
+    _check_size(writes)
+    revision = await etcd.put_many((_key(fabric, name), record) for name, record in writes)
+    return Applied(outcomes, max([revision, *(entry.mod_revision for entry in found if entry)]))
+
+
+async def read(etcd: Etcd, fabric: str, name: str) -> PolicyText:
+    """One policy as etcd has it; raises `InputError` if there is none or it cannot be read."""
+    entry = await etcd.get(_key(fabric, name))
+    if entry is None:
+        raise InputError(f"no policy {name!r} in fabric {fabric!r}", remedy="meshfabric policy list")
+    try:
+        return msgspec.json.decode(entry.value, type=PolicyText)
+    except msgspec.MsgspecError as cause:
+        what = f"the record cannot be read: {cause}"
+        raise InputError(
+            what, place=f"policy {name}", remedy="apply it again, or use a newer meshfabric"
+        ) from cause
+
+
+async def delete(etcd: Etcd, fabric: str, name: str) -> bool:
+    """Make the policy absent; tell whether it was there."""
+    key = _key(fabric, name)
+    there = await etcd.get(key) is not None
+    if there:
+        await etcd.delete(key)
+    return there
+
+
+async def wait(etcd: Etcd, fabric: str, applied: Applied, timeout_s: float) -> int:
+    """Wait until what was applied is in force on every node that is alive, and count them.
+
+    Raises `TemporaryError` that names the others, with reasons, after `timeout_s`.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout_s
+    while True:
+        nodes = await _alive(etcd, fabric)
+        reports = await asyncio.gather(*(_report(etcd, fabric, node) for node in nodes))
+        lacking = [
+            f"{node} ({why})"
+            for node, report in zip(nodes, reports, strict=True)
+            if (why := report.lacks(applied))
+        ]
+        if not lacking:
+            return len(nodes)
+        if clock() > deadline:
+            what = f"{len(lacking)} of {len(nodes)} nodes have not applied revision {applied.revision}"
+            what += f" in {timeout_s:g} s: {', '.join(lacking)}"
+            raise TemporaryError(what, remedy="it is written; meshfabric status on those nodes tells more")
+        await asyncio.sleep(POLL_EVERY_S)
+
+
+async def _alive(etcd: Etcd, fabric: str) -> list[str]:
+    found = []
+    async for page in etcd.scan(f"{keys.state_prefix(fabric)}{keys.RecordKind.NODE.value}/".encode()):
+        for entry in page.entries:
+            located = keys.parse_key(fabric, entry.key)
+            if isinstance(located, keys.Located) and located.kind is keys.RecordKind.ALIVE:
+                found.append(located.name)
+    return found
+
+
+async def _report(etcd: Etcd, fabric: str, node: str) -> Report:
+    entry = await etcd.get(keys.report_key(fabric, node).encode())
+    try:
+        return msgspec.json.decode(entry.value, type=Report) if entry else Report()
+    except msgspec.MsgspecError:
+        return Report()
+
+
+def _outcome(policy: PolicyText, entry: Entry | None) -> str:
+    if entry is None:
+        return "created"
+    return "unchanged" if _plain(entry.value) == _plain(msgspec.json.encode(policy)) else "changed"
+
+
+def _plain(record: bytes) -> object:
+    try:
+        return msgspec.json.decode(record)
+    except msgspec.DecodeError:
+        return record
+
+
+def _check_size(writes: Sequence[tuple[str, bytes]]) -> None:
+    if len(writes) > TXN_OPS or sum(len(record) for _, record in writes) > TXN_BYTES // 2:
+        what = f"{len(writes)} policies to write are too many or too long for one transaction of etcd"
+        raise InputError(what, remedy=f"apply at most {TXN_OPS} at once")
+
+
+def _key(fabric: str, name: str) -> bytes:
+    return keys.policy_key(fabric, name).encode()

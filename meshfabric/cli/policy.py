@@ -1,0 +1,132 @@
+"""`meshfabric policy`: who may talk to whom.
+
+What is in force on this node is asked of the agent; what is to be in force is
+written to etcd (`operator`, imported only then: gRPC is slow to import).
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from meshfabric.cli.ask import SOCKET, Socket, ask_rows
+from meshfabric.cli.exits import FoundError
+from meshfabric.cli.output import Format, Output, encode, print_rows, working
+from meshfabric.cli.reach import Options, find, with_options
+from meshfabric.cli.table import Column
+from meshfabric.model.errors import InputError
+from meshfabric.model.policy import PolicyText, read_policy
+
+policy_app = typer.Typer()
+
+STDIN = "-"
+WAIT_S = 30
+COLUMNS = (
+    Column("policy", "POLICY"),
+    Column("select", "SELECTS", wraps=True),
+    Column("direction", "DIRECTION"),
+    Column("allows", "ALLOWS", wraps=True),
+    Column("selected", "HERE", right=True),
+)
+
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="YAML, several documents if you like; - reads stdin.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")]
+
+
+@policy_app.command("list")
+def list_policies(socket: Socket = SOCKET, output: Output = Format.TABLE) -> None:
+    """Every rule in force on this node; HERE counts the workloads of this node that it is about."""
+    print_rows(ask_rows(socket, "policies"), COLUMNS, output, "policies")
+
+
+@policy_app.command("check")
+def check_policies(file: File) -> None:
+    """Read a file and say in words what it does; needs no agent and no etcd.
+
+    Exit code 1 if the file is wrong.
+    """
+    from meshfabric.cli.words import describe
+
+    text = _text(file)
+    try:
+        policies = _policies(text, file)
+        described = [describe(read_policy(policy)) for policy in policies]
+    except InputError as error:
+        raise FoundError(error.what, place=error.place, remedy=error.remedy) from error
+    typer.echo("\n\n".join(described))
+
+
+@policy_app.command("apply")
+@with_options
+def apply_policies(
+    file: File,
+    options: Options,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until every node that is alive has applied it.")
+    ] = False,
+    timeout: Annotated[int, typer.Option(metavar="SECONDS", help="How long to wait.")] = WAIT_S,
+) -> None:
+    """Write the policies of a file to etcd: all of them, or none if one is wrong.
+
+    Repeating it changes nothing. Policies that the file does not name stay.
+    """
+    policies = _policies(_text(file), file)
+    from meshfabric.cli import operator
+
+    reach = find(options)
+    done = operator.run(reach, lambda etcd: operator.apply(etcd, reach.fabric, policies))
+    for name, outcome in done.outcomes.items():
+        typer.echo(f"{name}: {outcome}")
+    if wait:
+        with working("waiting until it is in force on every node"):
+            nodes = operator.run(reach, lambda etcd: operator.wait(etcd, reach.fabric, done, timeout))
+        typer.echo(f"in force on {nodes} node{'' if nodes == 1 else 's'} (revision {done.revision})")
+
+
+@policy_app.command("show")
+@with_options
+def show_policy(name: Name, options: Options, output: Output = Format.YAML) -> None:
+    """One policy as it was written, in YAML unless told otherwise; `-o table` says it in words."""
+    from meshfabric.cli import operator
+    from meshfabric.cli.words import describe
+
+    reach = find(options)
+    policy = operator.run(reach, lambda etcd: operator.read(etcd, reach.fabric, name))
+    if output is Format.TABLE:
+        typer.echo(describe(read_policy(policy)))
+    else:
+        typer.echo(encode(msgspec.to_builtins(policy), output))
+
+
+@policy_app.command("delete")
+@with_options
+def delete_policy(name: Name, options: Options) -> None:
+    """Take a policy out of etcd; one that is not there is no error."""
+    from meshfabric.cli import operator
+
+    reach = find(options)
+    there = operator.run(reach, lambda etcd: operator.delete(etcd, reach.fabric, name))
+    typer.echo(f"{name}: {'deleted' if there else 'was not there'}")
+
+
+def _policies(text: str, file: str) -> list[PolicyText]:
+    from meshfabric.config import read_policies
+
+    place = "stdin" if file == STDIN else file
+    policies = read_policies(text, place)
+    if not policies:
+        raise InputError("no policy in it", place=place, remedy="begin with name: and select:")
+    return policies
+
+
+def _text(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as cause:
+        raise InputError("no UTF-8 text", place=file) from cause
+    except OSError as cause:
+        raise InputError(f"cannot read it: {cause.strerror}", place=file) from cause

@@ -1,0 +1,47 @@
+"""What this node tells the others: its own records in the store, key below `state/` to JSON."""
+
+import msgspec
+
+from meshfabric import __version__
+from meshfabric.compiler.wireguard import tunnel_number
+from meshfabric.model.addresses import format_address
+from meshfabric.model.labels import RESERVED_PREFIX
+from meshfabric.model.names import tunnel_device
+from meshfabric.model.node import MAX_SLOTS, EndpointRecord, NodeRecord, Tunnel
+from meshfabric.model.plan import Entries, Table
+from meshfabric.model.world import World
+
+
+def node_record_entries(world: World) -> Entries:
+    """`nodes/<node>`: uplinks as observed, tunnels whose keys exist."""
+    settings = world.settings
+    record = NodeRecord(
+        settings.node,
+        settings.kind,
+        settings.labels,
+        world.uplinks,
+        tuple(_tunnels(world)),
+        __version__,
+    )
+    return {(Table.RECORDS, f"nodes/{settings.node}"): msgspec.json.encode(record)}
+
+
+def endpoint_record_entries(world: World, name: str) -> Entries:
+    """`endpoints/<node>/<address>` for each address of a workload attached here."""
+    workload = world.workloads.get(name)
+    if workload is None:
+        return {}
+    given = {key: value for key, value in workload.labels if not key.startswith(RESERVED_PREFIX)}
+    record = msgspec.json.encode(EndpointRecord(workload.name, workload.kind, given))
+    keys = [f"endpoints/{world.node}/{format_address(address)}" for address in workload.addresses]
+    return {(Table.RECORDS, key): record for key in keys}
+
+
+def _tunnels(world: World) -> list[Tunnel]:
+    settings = world.settings.datapath
+    return [
+        Tunnel(local, remote, world.keys[device], settings.port_base + tunnel_number(local, remote))
+        for local in range(len(world.settings.uplinks))
+        for remote in range(MAX_SLOTS)
+        if (device := tunnel_device(settings.prefix, local, remote)) in world.keys
+    ]

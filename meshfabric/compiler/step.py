@@ -1,0 +1,282 @@
+"""World to plan, twice: the whole of it, and only what an event touches.
+
+`compile_plan` is the oracle: every unit of the world, compiled. `step` applies
+one event and compiles the units that `_touched` declares for it; any sequence
+of steps must end in the plan that the oracle makes. A unit is the smallest
+thing that is compiled at once: one workload, one node, one pair of identities.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, product
+from typing import Any
+
+from meshfabric.compiler.addresses import address_entry, key_of
+from meshfabric.compiler.paths import node_entries, workload_mtu
+from meshfabric.compiler.policies import ANY_PEER, Rules, concerned, named, pair_entries, rules_of, subjects
+from meshfabric.compiler.records import endpoint_record_entries, node_record_entries
+from meshfabric.compiler.wireguard import peer_entries, tunnel_entries, uplink_table_entries
+from meshfabric.compiler.workloads import (
+    fabric_entries,
+    host_name,
+    route_entries,
+    uplink_entries,
+    workload_entries,
+)
+from meshfabric.model.addresses import Address, family_of
+from meshfabric.model.names import host_devices
+from meshfabric.model.node import MAX_SLOTS, Endpoint, Link, Workload
+from meshfabric.model.plan import Change, Entries, Plan, Table, Unit
+from meshfabric.model.tables import ADDRESS_VALUE, FIRST_NODE, NUMBER, POLICY_KEY
+from meshfabric.model.world import Event, Kind, World
+
+Labelled = Endpoint | Workload
+
+
+def compile_plan(world: World) -> Plan:
+    """The whole plan of a world."""
+    plan = Plan()
+    rules: dict[int, Rules] = {}
+    for unit in _all_units(world):
+        _recompile(world, plan, unit, rules)
+    for address in chain(world.endpoints, world.here):
+        _readdress(world, plan, address)
+    return plan
+
+
+def step(world: World, plan: Plan, event: Event) -> list[Change]:
+    """Apply one event to world and plan; returns what changed in the plan."""
+    before = world.get(event.kind, event.key)
+    numbered, mtu = _numbers(world, before, event.value), _mtu(world, event)
+    units: dict[Unit, None] = dict.fromkeys(_touched(world, event, before))
+    world.apply(event)
+    units |= dict.fromkeys(_touched(world, event, before))
+    units |= dict.fromkeys(_renumbered(world, numbered, _numbers(world, before, event.value)))
+    units |= dict.fromkeys(_for_workloads(world) if _mtu(world, event) != mtu else ())
+    rules: dict[int, Rules] = {}
+    changes = [change for unit in units for change in _recompile(world, plan, unit, rules)]
+    for address in _addresses(event, before):
+        changes += _readdress(world, plan, address)
+    return changes
+
+
+def stale_places(world: World, changes: Iterable[Change]) -> set[int]:
+    """The places whose flows were judged by something that changed (map `generations`)."""
+    places: set[int] = set()
+    identities: set[int] = set()
+    for change in changes:
+        if change.table is Table.ADDRESSES and change.old is not None:
+            places.add(ADDRESS_VALUE.unpack(change.old)[1])
+        elif change.table is Table.WORKLOADS:
+            places.add(_number(change.key))
+        elif change.table is Table.NODES and change.value is None:
+            places.add(FIRST_NODE + _number(change.key))
+        elif change.table is Table.POLICY:
+            assert isinstance(change.key, bytes)
+            identities.add(POLICY_KEY.unpack(change.key)[1])
+    return places | _places_of(world, identities)
+
+
+def _number(key: object) -> int:
+    assert isinstance(key, bytes)
+    value: int = NUMBER.unpack(key)[0]
+    return value
+
+
+def _places_of(world: World, identities: set[int]) -> set[int]:
+    return {
+        world.workload_numbers[name]
+        for name, workload in world.workloads.items()
+        if identities and world.identity(workload.labels) in identities
+    }
+
+
+def _all_units(world: World) -> Iterator[Unit]:
+    yield from (("fabric",), ("routes",), ("uplinks",), ("tables",), ("record",))
+    yield from _tunnels(world, range(MAX_SLOTS))
+    yield from _for_nodes(world.nodes)
+    yield from _for_workloads(world)
+    yield from _pairs(subjects(world), [ANY_PEER, *world.labels])
+
+
+def _tunnels(world: World, remotes: Iterable[int], locals_: Iterable[int] | None = None) -> Iterator[Unit]:
+    near = range(len(world.settings.uplinks)) if locals_ is None else locals_
+    return (("tunnel", local, remote) for local, remote in product(near, remotes))
+
+
+def _for_nodes(names: Iterable[str]) -> Iterator[Unit]:
+    return ((what, name) for name in names for what in ("peer", "node"))
+
+
+def _for_workloads(world: World) -> Iterator[Unit]:
+    return ((what, name) for name in world.workloads for what in ("workload", "endpoint"))
+
+
+def _pairs(subject_numbers: Iterable[int], peers: Iterable[int]) -> Iterator[Unit]:
+    return (("policy", subject, peer) for subject, peer in product(subject_numbers, peers))
+
+
+def _touched(world: World, event: Event, before: object) -> Iterator[Unit]:
+    """The units that depend on what the event is about; asked before and after it."""
+    return _TOUCHED[event.kind](world, event, before)
+
+
+def _nothing(world: World, event: Event, before: object) -> Iterator[Unit]:
+    return iter(())
+
+
+def _by_prefixes(world: World, event: Event, before: object) -> Iterator[Unit]:
+    return iter((("fabric",), ("routes",)))
+
+
+def _by_key(world: World, event: Event, before: object) -> Iterator[Unit]:
+    return iter((("record",),))
+
+
+def _by_node(world: World, event: Event, before: object) -> Iterator[Unit]:
+    name = str(event.key)
+    if name == world.node:
+        return
+    record = world.nodes.get(name)
+    yield from _for_nodes([name])
+    if record is not None:
+        yield from _tunnels(world, {uplink.slot for uplink in record.uplinks})
+
+
+def _by_policy(world: World, event: Event, before: object) -> Iterator[Unit]:
+    policy = world.policies.get(str(event.key))
+    if policy is not None:
+        yield from _pairs(concerned(world, policy), named(world, policy))
+
+
+def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
+    workload = world.workloads.get(str(event.key))
+    yield from (("workload", event.key), ("endpoint", event.key))
+    if workload is not None:
+        yield from _pairs([world.identity(workload.labels)], [ANY_PEER, *world.labels])
+    if event.key == host_name(world):
+        yield from (("fabric",), ("routes",))
+        if workload is not None:
+            yield from _pairs(subjects(world), [world.identity(workload.labels)])
+
+
+def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
+    slots = [slot for slot, uplink in enumerate(world.settings.uplinks) if uplink.device == event.key]
+    outer, _ = host_devices(world.settings.datapath.prefix)
+    if slots:
+        yield from (("uplinks",), ("tables",), ("record",))
+        yield from _tunnels(world, range(MAX_SLOTS), slots)
+        if _families_on(before) != _families_on(event.value):
+            yield from _for_nodes(world.nodes)
+    elif event.key == outer:
+        yield ("routes",)
+    elif str(event.key).startswith(f"{world.settings.datapath.prefix}wg") and _moved(before, event.value):
+        yield from _tunnels(world, range(MAX_SLOTS))
+        yield from (("node", name) for name in world.nodes)
+    yield from (("workload", name) for name, one in world.workloads.items() if one.device == event.key)
+
+
+_RESIZING = frozenset({Kind.NODE, Kind.ALLOCATION, Kind.REVOKED, Kind.LINK})
+_TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
+    Kind.PREFIXES: _by_prefixes,
+    Kind.ALLOCATION: _by_node,
+    Kind.NODE: _by_node,
+    Kind.ALIVE: _nothing,
+    Kind.REVOKED: _by_node,
+    Kind.POLICY: _by_policy,
+    Kind.ENDPOINT: _nothing,
+    Kind.WORKLOAD: _by_workload,
+    Kind.LINK: _by_link,
+    Kind.KEY: _by_key,
+}
+
+
+def _families_on(link: Link | None) -> set[int]:
+    return set(map(family_of, link.addresses)) if link else set()
+
+
+def _moved(before: Link | None, after: Link | None) -> bool:
+    return (before and before.index) != (after and after.index)
+
+
+def _mtu(world: World, event: Event) -> int:
+    """The MTU of every workload, if the event may change it."""
+    return workload_mtu(world) if event.kind in _RESIZING else 0
+
+
+def _numbers(world: World, *things: object) -> dict[int, None]:
+    """The identity numbers in use for the labels of what came or went."""
+    labelled = (thing for thing in things if isinstance(thing, Labelled))
+    found = (world.identities.find(thing.labels) for thing in labelled)
+    return dict.fromkeys(number for number in found if number in world.labels)
+
+
+def _renumbered(world: World, before: dict[int, None], after: dict[int, None]) -> Iterator[Unit]:
+    """A label set that came into use, or went out of it, is a new peer to every subject."""
+    return _pairs(subjects(world), before.keys() ^ after.keys())
+
+
+def _addresses(event: Event, before: object) -> Iterator[Address]:
+    if event.kind is Kind.ENDPOINT:
+        assert isinstance(event.key, bytes)
+        yield event.key
+    for workload in (before, event.value):
+        if isinstance(workload, Workload):
+            yield from workload.addresses
+
+
+def _recompile(world: World, plan: Plan, unit: Unit, rules: dict[int, Rules]) -> list[Change]:
+    new = _compile(world, unit, rules)
+    old = plan.units.get(unit, {})
+    if new == old:
+        return []
+    if new:
+        plan.units[unit] = new
+    else:
+        del plan.units[unit]
+    gone = [Change(*key, None, value) for key, value in old.items() if key not in new]
+    return gone + [Change(*key, value, old.get(key)) for key, value in new.items() if old.get(key) != value]
+
+
+def _compile(world: World, unit: Unit, rules: dict[int, Rules]) -> Entries:
+    kind, arguments = str(unit[0]), unit[1:]
+    if kind == "policy":
+        subject, peer = arguments
+        assert isinstance(subject, int)
+        assert isinstance(peer, int)
+        return _policy(world, subject, peer, rules)
+    compiled: Entries = _COMPILE[kind](world, *arguments)
+    return compiled
+
+
+def _policy(world: World, subject: int, peer: int, rules: dict[int, Rules]) -> Entries:
+    if subject not in rules:
+        rules[subject] = rules_of(world, world.labels[subject]) if subject in subjects(world) else {}
+    if not rules[subject] or (peer != ANY_PEER and peer not in world.labels):
+        return {}
+    return pair_entries(world, rules[subject], subject, peer)
+
+
+def _readdress(world: World, plan: Plan, address: Address) -> list[Change]:
+    key, value = key_of(address), address_entry(world, address)
+    old = plan.addresses.get(key)
+    if value == old:
+        return []
+    if value is None:
+        del plan.addresses[key]
+    else:
+        plan.addresses[key] = value
+    return [Change(Table.ADDRESSES, key, value, old)]
+
+
+_COMPILE: dict[str, Callable[..., Entries]] = {
+    "fabric": fabric_entries,
+    "routes": route_entries,
+    "uplinks": uplink_entries,
+    "tables": uplink_table_entries,
+    "record": node_record_entries,
+    "tunnel": tunnel_entries,
+    "peer": peer_entries,
+    "node": node_entries,
+    "workload": workload_entries,
+    "endpoint": endpoint_record_entries,
+}

@@ -1,0 +1,77 @@
+"""The WireGuard devices, their peers, and the routing tables that hold each to its uplink."""
+
+from ipaddress import ip_interface
+
+from meshfabric.compiler.paths import joined_pairs, tunnel_mtu
+from meshfabric.compiler.programs import program_entries
+from meshfabric.model.addresses import family_of, format_prefix, host_prefix
+from meshfabric.model.names import tunnel_device
+from meshfabric.model.node import MAX_SLOTS, Allocation
+from meshfabric.model.plan import Entries, Route, Rule, Table, TunnelDevice, TunnelPeer
+from meshfabric.model.uplinks import size_of
+from meshfabric.model.world import World
+
+KEEPALIVE_S = 25  # holds NAT bindings open (RFC 4787, REQ-5: at least 2 minutes)
+UNREACHABLE_METRIC = 4096
+DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+def tunnel_number(local: int, remote: int) -> int:
+    """0..63: what a tunnel's port and mark add to their bases."""
+    return MAX_SLOTS * local + remote
+
+
+def tunnel_entries(world: World, local: int, remote: int) -> Entries:
+    """The device for (local uplink, remote slot), if any node needs it."""
+    uplink = next((uplink for uplink in world.uplinks if uplink.slot == local), None)
+    if uplink is None or not world.far_ends.reachable(uplink, remote):
+        return {}
+    settings = world.settings.datapath
+    number = tunnel_number(local, remote)
+    device = TunnelDevice(
+        local, remote, settings.port_base + number, settings.mark_base + number, tunnel_mtu(size_of(uplink))
+    )
+    name = tunnel_device(settings.prefix, local, remote)
+    link = world.links.get(name)
+    return {
+        (Table.TUNNELS, name): device,
+        (Table.RULES, device.mark): Rule(settings.table_base + local),
+        **(program_entries(link, "overlay") if link else {}),
+    }
+
+
+def uplink_table_entries(world: World) -> Entries:
+    """One routing table an uplink, with nothing but that uplink, so that a tunnel never wanders."""
+    entries: Entries = {}
+    for slot, wanted in enumerate(world.settings.uplinks):
+        table = world.settings.datapath.table_base + slot
+        for destination in DEFAULT_ROUTES.values():
+            entries[Table.ROUTES, (table, destination, UNREACHABLE_METRIC)] = Route()
+        link = world.links.get(wanted.device)
+        for address in link.addresses if link and link.up else ():
+            network = str(ip_interface(address).network)
+            entries[Table.ROUTES, (table, network, 0)] = Route(wanted.device)
+        for gateway in wanted.gateways if link and link.up else ():
+            destination = DEFAULT_ROUTES[family_of(gateway)]
+            entries[Table.ROUTES, (table, destination, 0)] = Route(wanted.device, gateway)
+    return entries
+
+
+def peer_entries(world: World, node: str) -> Entries:
+    """A node as the peer of each tunnel towards it; AllowedIPs are what operators allocated to it."""
+    entries: Entries = {}
+    for pair, tunnel in joined_pairs(world, node):
+        device = tunnel_device(world.settings.datapath.prefix, pair.local, pair.remote)
+        endpoint = _endpoint(pair.destination, tunnel.port)
+        peer = TunnelPeer(node, endpoint, _allowed_ips(world.allocations[node]), KEEPALIVE_S)
+        entries[Table.PEERS, (device, tunnel.public_key)] = peer
+    return entries
+
+
+def _allowed_ips(allocation: Allocation) -> tuple[str, ...]:
+    own = [format_prefix(host_prefix(address)) for address in allocation.addresses]
+    return tuple(sorted({*own, *map(str, allocation.blocks)}))
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if family_of(address) == 6 else f"{address}:{port}"

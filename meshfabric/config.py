@@ -1,0 +1,270 @@
+"""Files that people write, as checked values: the agent's settings, and policies (pure).
+
+`model.yamltext` turns text into the types of `model.settings` and
+`model.policy` and knows the line of everything; here is what the values mean
+together. Every error is one line with `file:line` and a remedy.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from meshfabric.model.addresses import Address, Network, format_address, is_ipv4, parse_address
+from meshfabric.model.errors import InputError
+from meshfabric.model.labels import RESERVED_PREFIX, check_labels
+from meshfabric.model.names import IFNAMSIZ, check_name
+from meshfabric.model.node import MAX_SLOTS
+from meshfabric.model.policy import MAX_PORT, PolicyText, read_policy
+from meshfabric.model.settings import DEVICE_PREFIX_LENGTH, Settings
+from meshfabric.model.yamltext import Located, locate, locate_documents
+
+TUNNELS = MAX_SLOTS * MAX_SLOTS
+"""Ports and marks in a row from their bases."""
+LAST_MARK = (1 << 32) - 1
+LAST_TABLE = (1 << 31) - 1
+KERNEL_TABLES = range(253, 256)
+"""default, main and local (rt_tables)."""
+FLOWS = (1024, 1 << 24)
+INTERVAL_MS = (1, 10_000)
+DRIFT_CHECK_S = (0.1, 86_400.0)
+MAX_COST = 1_000_000
+MAX_SOCKET_BYTES = 107  # sun_path less the final zero (unix(7))
+
+URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)]|([A-Za-z0-9._-]+)):([0-9]{1,5})/?")
+URL_FORM = "write http(s)://host:port, an IPv6 address in brackets"
+LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]*)]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
+PREFIX = re.compile(rf"[a-z][a-z0-9]{{0,{DEVICE_PREFIX_LENGTH - 1}}}")
+DEVICE = re.compile(rf"[^\s/:]{{1,{IFNAMSIZ}}}")  # dev_valid_name() of the kernel
+RULE = re.compile(r"([a-z]+)(?:\[([0-9]+)])?")
+
+Check = Callable[[Located[Settings]], None]
+
+
+class Url(NamedTuple):
+    """An etcd endpoint taken apart."""
+
+    secure: bool
+    host: str
+    port: int
+
+
+def read_settings(text: str, name: str) -> Settings:
+    """The agent's configuration; `name` is the file's name in errors. Raises `InputError`."""
+    found = locate(text, name, Settings, _hook)
+    for check in _CHECKS:
+        check(found)
+    return found.value
+
+
+def read_policies(text: str, name: str) -> list[PolicyText]:
+    """Every policy in the text, each checked, no two of the same name. Raises `InputError`."""
+    lines: dict[str, str] = {}
+    policies = []
+    for found in locate_documents(text, name, PolicyText):
+        policy = found.value
+        _check_policy(found)
+        if policy.name in lines:
+            raise found.error(
+                f"policy {policy.name!r} is given twice", "name", remedy=f"first in {lines[policy.name]}"
+            )
+        lines[policy.name] = found.at("name")
+        policies.append(policy)
+    return policies
+
+
+def check_reachable_outside(settings: Settings, prefixes: Iterable[Network]) -> None:
+    """etcd and gateways are at underlay addresses, never in the fabric: else the way to them would
+    lead through what they are needed for. Raises `InputError`; host names cannot be judged here.
+    """
+    named = [(f"etcd.endpoints[{i}]", _url(text).host) for i, text in enumerate(settings.etcd.endpoints)]
+    for i, uplink in enumerate(settings.uplinks):
+        named += [(f"uplinks[{i}].gateways", gateway) for gateway in uplink.gateways]
+    inside = list(prefixes)
+    for place, host in named:
+        network = next((one for one in inside if _lies_in(host, one)), None)
+        if network is not None:
+            what = f"{host} lies in {network}, a prefix of the fabric"
+            raise InputError(what, place=place, remedy="give an underlay address, never one of the fabric")
+
+
+def _hook(type: type, value: Any) -> Any:
+    if type is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError("expected a path")
+
+
+def _check_names(found: Located[Settings]) -> None:
+    settings = found.value
+    check_name(settings.fabric, "fabric", found.at("fabric"))
+    check_name(settings.node, "node", found.at("node"))
+    check_labels(settings.labels, found.at("labels"))
+    for key in settings.labels:
+        if key.startswith(RESERVED_PREFIX):
+            raise found.error(f"label {key!r} is the fabric's own", "labels", key, remedy="leave it out")
+
+
+def _check_paths(found: Located[Settings]) -> None:
+    settings = found.value
+    for field in ("state_dir", "socket", "bpffs"):
+        if not getattr(settings, field).is_absolute():
+            raise found.error(f"{field} is no absolute path", field, remedy="begin it with /")
+    if len(bytes(settings.socket)) > MAX_SOCKET_BYTES:
+        what = f"socket has {len(bytes(settings.socket))} bytes"
+        raise found.error(what, "socket", remedy=f"the kernel takes at most {MAX_SOCKET_BYTES}")
+    for field in ("ca", "cert", "key", "password_file"):
+        path = getattr(settings.etcd, field)
+        if path and not Path(path).is_absolute():
+            raise found.error(f"etcd.{field} is no absolute path", "etcd", field, remedy="begin it with /")
+
+
+def _check_etcd(found: Located[Settings]) -> None:
+    etcd = found.value.etcd
+    if not etcd.endpoints:
+        raise found.error("no etcd endpoint", "etcd", "endpoints", remedy=URL_FORM)
+    urls = [_url(text, found.at("etcd", "endpoints", i)) for i, text in enumerate(etcd.endpoints)]
+    _check_once(found, etcd.endpoints, "etcd endpoint", lambda i: ("etcd", "endpoints", i))
+    if len({url.secure for url in urls}) > 1:
+        raise found.error(
+            "http and https endpoints are mixed", "etcd", "endpoints", remedy="use https for all"
+        )
+    secrets = [field for field in ("ca", "cert", "key") if getattr(etcd, field)]
+    if secrets and not urls[0].secure:
+        raise found.error(f"etcd.{secrets[0]} is of no use with http", "etcd", secrets[0], remedy="use https")
+    if urls[0].secure and not etcd.ca:
+        raise found.error(
+            "https needs etcd.ca", "etcd", remedy="name the file with the certificate of its CA"
+        )
+    for one, other in (("cert", "key"), ("user", "password_file")):
+        if bool(getattr(etcd, one)) != bool(getattr(etcd, other)):
+            raise found.error(
+                f"etcd.{one} and etcd.{other} go together", "etcd", remedy="write both or neither"
+            )
+
+
+def _check_uplinks(found: Located[Settings]) -> None:
+    uplinks = found.value.uplinks
+    if not 1 <= len(uplinks) <= MAX_SLOTS:
+        raise found.error(f"{len(uplinks)} uplinks", "uplinks", remedy=f"1 to {MAX_SLOTS} are possible")
+    _check_once(found, [uplink.name for uplink in uplinks], "uplink name", lambda i: ("uplinks", i, "name"))
+    _check_once(found, [uplink.device for uplink in uplinks], "device", lambda i: ("uplinks", i, "device"))
+    for i, uplink in enumerate(uplinks):
+        check_name(uplink.name, "uplink", found.at("uplinks", i, "name"))
+        check_name(uplink.segment, "segment", found.at("uplinks", i, "segment"))
+        _check_device(found, uplink.device, i)
+        if not 0 <= uplink.cost <= MAX_COST:
+            raise found.error(f"cost {uplink.cost}", "uplinks", i, "cost", remedy=f"0 to {MAX_COST}")
+        _check_gateways(found, uplink.gateways, i)
+
+
+def _check_device(found: Located[Settings], device: str, i: int) -> None:
+    if not DEVICE.fullmatch(device) or device in (".", ".."):
+        remedy = f"at most {IFNAMSIZ} characters, no space, / or :"
+        raise found.error(f"no device can be called {device!r}", "uplinks", i, "device", remedy=remedy)
+    prefix = found.value.datapath.prefix
+    if re.fullmatch(rf"{re.escape(prefix)}(wg[0-7]{{2}}|host[01]|p[0-9]+)", device):
+        remedy = "name a device of the underlay, or set another datapath.prefix"
+        raise found.error(
+            f"{device} is a name of the fabric's own devices", "uplinks", i, "device", remedy=remedy
+        )
+
+
+def _check_gateways(found: Located[Settings], gateways: tuple[str, ...], i: int) -> None:
+    families: set[bool] = set()
+    for at, text in enumerate(gateways):
+        place = found.at("uplinks", i, "gateways", at)
+        address = parse_address(text, place)
+        if format_address(address) != text or ip_address(text).is_unspecified:
+            raise InputError(f"{text!r} is no gateway", place=place, remedy="write 192.0.2.1 or 2001:db8::1")
+        if is_ipv4(address) in families:
+            raise InputError("a second gateway of one family", place=place, remedy="at most one of each")
+        families.add(is_ipv4(address))
+
+
+def _check_datapath(found: Located[Settings]) -> None:
+    datapath = found.value.datapath
+    if not PREFIX.fullmatch(datapath.prefix):
+        remedy = f"1 to {DEVICE_PREFIX_LENGTH} lower-case letters and digits, a letter first"
+        raise found.error(f"datapath.prefix {datapath.prefix!r}", "datapath", "prefix", remedy=remedy)
+    _check_range(found, datapath.port_base, 1, MAX_PORT - TUNNELS + 1, "datapath", "port_base")
+    _check_range(found, datapath.mark_base, 1, LAST_MARK - TUNNELS + 1, "datapath", "mark_base")
+    _check_range(found, datapath.table_base, 1, LAST_TABLE - MAX_SLOTS + 1, "datapath", "table_base")
+    if set(KERNEL_TABLES) & set(range(datapath.table_base, datapath.table_base + MAX_SLOTS)):
+        what = f"datapath.table_base {datapath.table_base} takes in the kernel's own routing tables"
+        raise found.error(what, "datapath", "table_base", remedy="8 in a row without 253 to 255")
+    _check_range(found, datapath.flows, *FLOWS, "datapath", "flows")
+    _check_range(found, found.value.probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
+    _check_range(found, found.value.drift_check_s, *DRIFT_CHECK_S, "drift_check_s")
+
+
+def _check_metrics(found: Located[Settings]) -> None:
+    text = found.value.metrics
+    match = LISTEN.fullmatch(text)
+    if text and (not match or not 1 <= int(match[3]) <= MAX_PORT or (match[1] and not _is_address(match[1]))):
+        raise found.error(
+            f"metrics {text!r} is no host:port", "metrics", remedy="write 127.0.0.1:9469 or [::1]:9469"
+        )
+
+
+_CHECKS: tuple[Check, ...] = (
+    _check_names,
+    _check_paths,
+    _check_datapath,
+    _check_uplinks,
+    _check_etcd,
+    _check_metrics,
+)
+
+
+def _url(text: str, place: str = "") -> Url:
+    match = URL.fullmatch(text)
+    if not match or not 1 <= int(match[4]) <= MAX_PORT or (match[2] and not _is_address(match[2])):
+        raise InputError(f"{text!r} is no etcd endpoint", place=place, remedy=URL_FORM)
+    return Url(match[1] == "https", match[2] or match[3], int(match[4]))
+
+
+def _is_address(text: str) -> bool:
+    return _address(text) is not None
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return parse_address(text)
+    except InputError:
+        return None
+
+
+def _lies_in(host: str, network: Network) -> bool:
+    address = _address(host)
+    if address is None:
+        return False
+    return ip_address(format_address(address)) in network
+
+
+def _check_once(
+    found: Located[Settings], values: Iterable[str], what: str, path: Callable[[int], tuple[str | int, ...]]
+) -> None:
+    seen: Counter[str] = Counter()
+    for i, value in enumerate(values):
+        if seen[value]:
+            raise found.error(f"{what} {value!r} is given twice", *path(i), remedy="each is used once")
+        seen[value] += 1
+
+
+def _check_range(found: Located[Settings], value: float, least: float, most: float, *path: str) -> None:
+    if not least <= value <= most:
+        raise found.error(f"{'.'.join(path)} {value}", *path, remedy=f"{least} to {most}")
+
+
+def _check_policy(found: Located[PolicyText]) -> None:
+    """`read_policy` names the field by its path; here it becomes a line."""
+    try:
+        read_policy(found.value)
+    except InputError as cause:
+        match = RULE.match(cause.place)
+        path = [part for part in match.groups() if part] if match else []
+        line = found.at(*(int(part) if part.isdecimal() else part for part in path))
+        what = f"{cause.place}: {cause.what}" if cause.place else cause.what
+        raise InputError(what, place=line, remedy=cause.remedy) from cause

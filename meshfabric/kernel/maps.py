@@ -1,0 +1,59 @@
+"""The plan's tables that are eBPF maps, and the generations that make flows be judged again."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from meshfabric.kernel.bpf import Map, MapType
+from meshfabric.kernel.lane import Lane
+from meshfabric.model.plan import MAPS, Change, Key, Table, Value
+from meshfabric.model.tables import NUMBER, number
+
+GENERATIONS_MASK = 0xFFFFFFFF
+
+
+class MapTables:
+    """A target of the reconcile loop. An array has no absent entries: zeros stand for them."""
+
+    tables = MAPS
+
+    def __init__(self, maps: Mapping[str, Map], lane: Lane) -> None:
+        self._maps = {table: maps[table.value] for table in MAPS}
+        self._lane = lane
+
+    async def observe(self, table: Table) -> Iterable[tuple[Key, Value]]:
+        """Every entry, read in chunks while the caller takes them."""
+        found = self._maps[table]
+        if found.type is not MapType.ARRAY:
+            return found.items()
+        zero = bytes(found.value_size)
+        return ((key, value) for key, value in found.items() if value != zero)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Write in batches."""
+        await self._lane.run(self._write, self._maps[changes[0].table], changes)
+
+    def _write(self, written: Map, changes: Sequence[Change]) -> None:
+        zero = bytes(written.value_size)
+        gone = [change.key for change in changes if change.value is None]
+        kept = [(change.key, change.value) for change in changes if change.value is not None]
+        if written.type is MapType.ARRAY:
+            kept += [(key, zero) for key in gone]
+            gone = []
+        written.update_batch(kept)
+        written.delete_batch(gone)
+
+
+class Generations:
+    """Counts up; only the agent writes it."""
+
+    def __init__(self, generations: Map, lane: Lane) -> None:
+        self._map, self._lane = generations, lane
+
+    async def bump(self, places: set[int]) -> None:
+        """Every flow of these places is judged anew at its next packet."""
+        await self._lane.run(self._write, places)
+
+    def _write(self, places: set[int]) -> None:
+        for place in places:
+            key = number(place)
+            before = NUMBER.unpack(self._map.lookup(key) or number(0))[0]
+            self._map.update(key, number((before + 1) & GENERATIONS_MASK))

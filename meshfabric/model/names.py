@@ -1,0 +1,48 @@
+"""Names that people choose, and names that the fabric derives from them."""
+
+import re
+
+from meshfabric.model.errors import InputError
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")  # RFC 1123 label, dots allowed
+WORKLOAD = re.compile(r"[a-z0-9](?:[a-z0-9./-]{0,251}[a-z0-9])?")  # namespace/name for pods
+MAC = re.compile(r"[0-9a-f][02468ace](?::[0-9a-f]{2}){5}")  # of one interface, not of a group (IEEE 802, 8.2)
+IFNAMSIZ = 15
+
+GATEWAY_MAC = "02:6d:66:00:00:01"
+GATEWAY4 = "169.254.1.1"
+GATEWAY6 = "fe80::6d66"
+
+
+def check_name(text: str, what: str, place: str = "") -> str:
+    """The name itself, or `InputError`."""
+    if not NAME.fullmatch(text):
+        remedy = "lower-case letters, digits, dots and dashes, at most 63"
+        raise InputError(f"{what} {text!r} is no valid name", place=place, remedy=remedy)
+    return text
+
+
+def tunnel_device(prefix: str, local: int, remote: int) -> str:
+    """The WireGuard device between local uplink and remote slot: `mfwg01`."""
+    return f"{prefix}wg{local}{remote}"
+
+
+def pod_device(prefix: str, number: int) -> str:
+    """The node's side of a pod's pair: `mfp17`."""
+    return f"{prefix}p{number}"
+
+
+def is_pod_device(prefix: str, device: str) -> bool:
+    """Whether a device has the name of the node's side of a pod's pair."""
+    number = device.removeprefix(f"{prefix}p")
+    return number != device and number.isdecimal()
+
+
+def host_devices(prefix: str) -> tuple[str, str]:
+    """The pair of the host workload: the one with the addresses, the one with the programs."""
+    return f"{prefix}host0", f"{prefix}host1"
+
+
+def workload_mac(number: int) -> str:
+    """A locally administered MAC for workload `number` (1 .. 4095) of a node."""
+    return f"02:6d:66:01:{number >> 8:02x}:{number & 0xFF:02x}"

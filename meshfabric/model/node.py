@@ -1,0 +1,139 @@
+"""The records that nodes and operators keep in the store, as checked values.
+
+Who writes which is the store's business (`store.keys`, `store.registry`); here
+is what they say. Unknown fields of a record are ignored on reading, so that a
+newer writer does not upset an older reader; `min_version` says what a reader
+must at least be.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from meshfabric.model.addresses import Address, Network
+from meshfabric.model.labels import Labels
+
+RECORD_VERSION = 1
+MAX_SLOTS = 8
+
+
+class NodeKind(StrEnum):
+    """What a node is to its operator; all are equal to the datapath."""
+
+    VM = "vm"
+    METAL = "metal"
+    KUBERNETES = "kubernetes"
+
+
+class Uplink(msgspec.Struct, frozen=True):
+    """One way out of a node. Uplinks of the same segment reach each other.
+
+    `slot` 0..7 numbers it in device names and ports; `addresses` are the
+    underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
+    preferred.
+    """
+
+    slot: int
+    name: str
+    segment: str
+    addresses: tuple[str, ...]
+    mtu: int
+    cost: int = 0
+
+
+class Tunnel(msgspec.Struct, frozen=True):
+    """The near end of a WireGuard device for (local uplink, remote slot), key in base64."""
+
+    local: int
+    remote: int
+    public_key: str
+    port: int
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """`nodes/<node>`: what a node says of itself."""
+
+    name: str
+    kind: NodeKind
+    labels: dict[str, str] = {}
+    uplinks: tuple[Uplink, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
+    agent: str = ""
+    version: int = RECORD_VERSION
+    min_version: int = 1
+
+
+class FabricRecord(msgspec.Struct, frozen=True):
+    """`config`: what the fabric is. `prefixes` hold every fabric address."""
+
+    prefixes: tuple[str, ...]
+    version: int = RECORD_VERSION
+    min_version: int = 1
+
+
+class AllocationRecord(msgspec.Struct, frozen=True):
+    """`allocations/<node>`: address blocks of a node; its own address is the first of each."""
+
+    blocks: tuple[str, ...]
+    version: int = RECORD_VERSION
+    min_version: int = 1
+
+
+class GrantRecord(msgspec.Struct, frozen=True):
+    """`grants/<node>`: label values by key (`*` for any) and floating pools that a node may use."""
+
+    labels: dict[str, tuple[str, ...]] = {}
+    pools: tuple[str, ...] = ()
+    version: int = RECORD_VERSION
+    min_version: int = 1
+
+
+class EndpointRecord(msgspec.Struct, frozen=True):
+    """`endpoints/<node>/<address>`: one address of one workload."""
+
+    workload: str
+    kind: str
+    labels: dict[str, str] = {}
+    epoch: int = 0
+    handoff_to: str = ""
+    version: int = RECORD_VERSION
+    min_version: int = 1
+
+
+class Allocation(msgspec.Struct, frozen=True):
+    """A checked `AllocationRecord`. `addresses` are the node's own, one of each family at most."""
+
+    blocks: tuple[Network, ...]
+    addresses: tuple[Address, ...]
+
+
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
+    """An address in use; kept by the ten thousand, so names and labels are shared objects."""
+
+    node: str
+    workload: str
+    kind: str
+    labels: Labels
+    epoch: int = 0
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """A workload attached to this node. `device` is the node's side, `labels` as granted."""
+
+    name: str
+    kind: str  # pod, vm or host
+    labels: Labels
+    addresses: tuple[Address, ...]
+    device: str
+    mac: str
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A network device of this node, as observed. `addresses` without host-local ones."""
+
+    name: str
+    index: int
+    mac: str
+    mtu: int
+    up: bool
+    addresses: tuple[str, ...] = ()

@@ -1,0 +1,67 @@
+"""What an agent is told about its own node: the checked form of its configuration file."""
+
+from pathlib import Path
+
+import msgspec
+
+from meshfabric.model.node import NodeKind
+
+DEVICE_PREFIX_LENGTH = 6
+
+
+class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed."""
+
+    name: str
+    device: str
+    segment: str = "default"
+    cost: int = 0
+    gateways: tuple[str, ...] = ()
+
+
+class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach the store; endpoints are URLs at underlay addresses."""
+
+    endpoints: tuple[str, ...]
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+
+
+class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names and numbers on the node that others could also want; `flows` is a table size."""
+
+    prefix: str = "mf"
+    port_base: int = 51820
+    mark_base: int = 0x4D460000
+    table_base: int = 19780
+    flows: int = 131072
+
+
+class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Each tunnel to each node is probed once in `interval_ms`."""
+
+    interval_ms: int = 50
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole configuration file; paths are absolute.
+
+    Everything on the node is held against the plan once in `drift_check_s`.
+    """
+
+    fabric: str
+    node: str
+    kind: NodeKind
+    etcd: EtcdSettings
+    uplinks: tuple[UplinkSettings, ...]
+    state_dir: Path = Path("/var/lib/meshfabric")
+    socket: Path = Path("/run/meshfabric/agent.sock")
+    bpffs: Path = Path("/sys/fs/bpf")
+    metrics: str = ""
+    labels: dict[str, str] = {}
+    datapath: DatapathSettings = DatapathSettings()
+    probe: ProbeSettings = ProbeSettings()
+    drift_check_s: float = 30.0

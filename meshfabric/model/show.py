@@ -1,0 +1,114 @@
+"""The datapath's entries as people read them; `tables` owns the bytes, `plan` what is printed.
+
+addresses 10.1.0.7/32 -> identity 256 place 4096
+policy subject 256 peer 300 ingress tcp/8000-8007 -> allow at 1000
+"""
+
+from collections.abc import Callable
+
+from meshfabric.model.addresses import Prefix, format_prefix
+from meshfabric.model.policy import MAX_PORT, Ports, format_ports
+from meshfabric.model.tables import (
+    ADDRESS_KEY,
+    ADDRESS_VALUE,
+    FABRIC_HEAD,
+    FABRIC_PREFIX,
+    FIRST_NODE,
+    NODE,
+    NUMBER,
+    POLICY_FIXED_BITS,
+    POLICY_KEY,
+    POLICY_VALUE,
+    PROTOCOL_BITS,
+    WORKLOAD,
+    Delivery,
+    Direction,
+    Verdict,
+)
+
+
+def show_key(name: str, key: object) -> str:
+    """The key of an entry in the map or table `name`."""
+    return _KEYS[name](key) if isinstance(key, bytes) else str(key)
+
+
+def show_value(name: str, value: object) -> str:
+    """The value of an entry in the map or table `name`."""
+    return _VALUES[name](value) if isinstance(value, bytes) else str(value)
+
+
+def _number(value: bytes) -> str:
+    return str(NUMBER.unpack(value)[0])
+
+
+def _node_key(key: bytes) -> str:
+    return f"place {FIRST_NODE + NUMBER.unpack(key)[0]}"
+
+
+def _node(value: bytes) -> str:
+    used, *ifindexes = NODE.unpack(value)
+    return f"ifindexes {' '.join(map(str, ifindexes[:used])) or 'none'}"
+
+
+def _address_key(key: bytes) -> str:
+    return format_prefix(Prefix(*ADDRESS_KEY.unpack(key)))
+
+
+def _address(value: bytes) -> str:
+    return "identity {} place {}".format(*ADDRESS_VALUE.unpack(value))
+
+
+def _workload(value: bytes) -> str:
+    ifindex, identity, mtu, delivery, mac = WORKLOAD.unpack(value)
+    way = Delivery(delivery).name.lower()
+    return f"ifindex {ifindex} identity {identity} mtu {mtu} {way} {mac.hex(':')}"
+
+
+def _policy_key(key: bytes) -> str:
+    bits, subject, peer, direction, protocol, port = POLICY_KEY.unpack(key)
+    what = _ports(bits - POLICY_FIXED_BITS, protocol, int.from_bytes(port, "big"))
+    return f"subject {subject} peer {peer or 'any'} {Direction(direction).name.lower()} {what}"
+
+
+def _ports(bits: int, protocol: int, port: int) -> str:
+    if not bits:
+        return "anything"
+    last = port | MAX_PORT >> bits - PROTOCOL_BITS
+    return format_ports(Ports(protocol, port, last))
+
+
+def _policy(value: bytes) -> str:
+    precedence, verdict = POLICY_VALUE.unpack(value)
+    return f"{Verdict(verdict).name.lower()} at {precedence}"
+
+
+def _fabric(value: bytes) -> str:
+    used, place = FABRIC_HEAD.unpack_from(value)
+    prefixes = FABRIC_PREFIX.iter_unpack(value[FABRIC_HEAD.size :])
+    shown = [_masked(*prefix) for _, prefix in zip(range(used), prefixes, strict=False)]
+    return f"self {place} prefixes {' '.join(shown)}"
+
+
+def _masked(address: bytes, mask: bytes) -> str:
+    return format_prefix(Prefix(int.from_bytes(mask, "big").bit_count(), address))
+
+
+_KEYS: dict[str, Callable[[bytes], str]] = {
+    "fabric": _number,
+    "uplinks": lambda key: f"slot {_number(key)}",
+    "nodes": _node_key,
+    "workloads": lambda key: f"place {_number(key)}",
+    "devices": lambda key: f"ifindex {_number(key)}",
+    "policy": _policy_key,
+    "addresses": _address_key,
+}
+_VALUES: dict[str, Callable[[bytes], str]] = {
+    "fabric": _fabric,
+    "uplinks": lambda value: f"ifindex {_number(value)}",
+    "nodes": _node,
+    "workloads": _workload,
+    "devices": lambda value: f"place {_number(value)}",
+    "policy": _policy,
+    "addresses": _address,
+    "records": bytes.decode,
+}

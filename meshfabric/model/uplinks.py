@@ -1,0 +1,82 @@
+"""Uplinks as the world keeps them: this node's own, and a count of those that they may reach.
+
+Tunnels and the MTU depend on the uplinks of every node. Counting those as
+records come and go makes a node event cost the same among ten nodes and a
+thousand; what is made of it is `compiler.paths`' business.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_interface
+from typing import Any, NamedTuple
+
+from meshfabric.model.addresses import family_of
+from meshfabric.model.node import Link, Uplink
+from meshfabric.model.settings import Settings
+
+
+class Size(NamedTuple):
+    """What a tunnel's MTU follows from: the uplink's, in bytes, and the family of the larger header."""
+
+    mtu: int
+    family: int
+
+
+class FarEnds:
+    """The uplinks of the other nodes, counted by what depends on them."""
+
+    def __init__(self) -> None:
+        self._ends: Counter[tuple[int, str, int]] = Counter()  # slot, segment, family
+        self._sizes: Counter[Size] = Counter()
+
+    def replace(self, old: Iterable[Uplink], new: Iterable[Uplink]) -> None:
+        """One node's uplinks were `old` and are `new`."""
+        for uplinks, times in ((old, -1), (new, 1)):
+            for uplink in uplinks:
+                count(self._sizes, size_of(uplink), times)
+                for family in addresses_of(uplink):
+                    count(self._ends, (uplink.slot, uplink.segment, family), times)
+
+    def reachable(self, uplink: Uplink, slot: int) -> bool:
+        """Whether some node's uplink `slot` shares segment and address family with this one."""
+        return any((slot, uplink.segment, family) in self._ends for family in addresses_of(uplink))
+
+    def sizes(self) -> Iterable[Size]:
+        """Every size that occurs, once."""
+        return self._sizes.keys()
+
+
+def count(counter: Counter[Any], key: Any, times: int) -> int:
+    """Add to a count that is kept only while it is not 0; returns what it is now."""
+    left = counter[key] + times
+    if left:
+        counter[key] = left
+    else:
+        counter.pop(key, None)
+    return left
+
+
+def own_uplinks(settings: Settings, links: Mapping[str, Link]) -> tuple[Uplink, ...]:
+    """This node's uplinks as configured and observed; one whose device is missing is left out."""
+    return tuple(
+        Uplink(slot, wanted.name, wanted.segment, _one_of_each(link.addresses), link.mtu, wanted.cost)
+        for slot, wanted in enumerate(settings.uplinks)
+        if (link := links.get(wanted.device)) is not None
+    )
+
+
+def addresses_of(uplink: Uplink) -> dict[int, str]:
+    """An uplink's address by family, 4 or 6."""
+    return {family_of(address): address for address in uplink.addresses}
+
+
+def size_of(uplink: Uplink) -> Size:
+    """The size of an uplink; one without addresses counts as IPv6, to be safe."""
+    return Size(uplink.mtu, max(addresses_of(uplink), default=6))
+
+
+def _one_of_each(addresses: Iterable[str]) -> tuple[str, ...]:
+    by_family: dict[int, str] = {}
+    for interface in map(ip_interface, addresses):
+        by_family.setdefault(interface.version, str(interface.ip))
+    return tuple(by_family[family] for family in sorted(by_family))

@@ -1,0 +1,32 @@
+"""The datapath's verdicts in words, under the same names as in `bpf/include/reason.h`. Pure."""
+
+from meshfabric.model.tables import FIRST_DROP, Reason
+
+MEANING = {
+    Reason.FORWARDED_TO_NODE: "into a tunnel to another node",
+    Reason.FORWARDED_TO_LOCAL: "to a workload of this node",
+    Reason.PROBE_REFLECTED: "path probe of another node answered",
+    Reason.PROBE_HEARD: "answer to a path probe taken in",
+    Reason.NEIGHBOUR_ANSWERED: "ARP or neighbour solicitation for the gateway answered",
+    Reason.MALFORMED: "headers shorter than they claim",
+    Reason.NOT_IP: "neither IPv4, IPv6 nor ARP",
+    Reason.LINK_SCOPE: "multicast, broadcast or link-local: never leaves the link",
+    Reason.UNKNOWN_WORKLOAD: "from a device that no workload owns",
+    Reason.SPOOFED_SOURCE: "the sender does not own the source address",
+    Reason.TTL_EXPIRED: "time to live or hop limit used up",
+    Reason.NO_ROUTE: "nobody holds the destination address",
+    Reason.POLICY_EGRESS: "no policy lets the sender say this",
+    Reason.POLICY_INGRESS: "no policy lets the receiver hear this",
+    Reason.NO_PATH: "the destination's node has no tunnel",
+    Reason.TOO_BIG: "larger than the receiver's or the tunnel's MTU",
+    Reason.NOT_OURS: "came out of a tunnel but is for nobody here",
+    Reason.FLOWS_FULL: "the flow could not be remembered",
+    Reason.CLEAR_EGRESS: "fabric address in clear, about to leave by an uplink",
+    Reason.CLEAR_INGRESS: "fabric address in clear, arrived on an uplink",
+    Reason.WRONG_UPLINK: "WireGuard packet for another uplink",
+    Reason.NOT_FROM_FABRIC: "towards a workload or tunnel, but not by the fabric",
+    Reason.FRAGMENT: "later fragment of a packet whose first one was not seen",
+    Reason.UNSUPPORTED: "a protocol or extension header that is not forwarded",
+}
+DROPS = [reason for reason in Reason if reason >= FIRST_DROP]
+assert MEANING.keys() == set(Reason)

@@ -1,0 +1,160 @@
+"""What the agent knows, as the rows that people and programs are shown.
+
+Pure: world and readings in, JSON values out.
+The names of the columns are public; see docs/cli.md.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from meshfabric.compiler.paths import Pair, pairs
+from meshfabric.compiler.policies import BASELINE, concerned
+from meshfabric.model.addresses import format_address
+from meshfabric.model.labels import format_labels, format_selector
+from meshfabric.model.names import tunnel_device
+from meshfabric.model.node import NodeRecord, Uplink
+from meshfabric.model.policy import Policy, format_rule
+from meshfabric.model.tables import PathState, Reason
+from meshfabric.model.world import World
+from meshfabric.observe.reasons import DROPS, MEANING
+
+Row = dict[str, Any]
+US_PER_MS = 1000
+
+
+class PathSeen(NamedTuple):
+    """One tunnel to one node, at a moment: the datapath's state and WireGuard's, None where unknown."""
+
+    node: str
+    pair: Pair
+    device: str
+    state: PathState
+    health: str
+    active: bool
+    handshake_s: int | None
+    rx_bytes: int
+    tx_bytes: int
+
+
+def node_rows(world: World, paths: list[PathSeen]) -> list[Row]:
+    """One row a node, this one too."""
+    up = Counter(path.node for path in paths if path.health == "up")
+    total = Counter(path.node for path in paths)
+    return [
+        _node_row(world, name, record, up[name], total[name]) for name, record in sorted(world.nodes.items())
+    ]
+
+
+def _node_row(world: World, name: str, record: NodeRecord, up: int, total: int) -> Row:
+    allocation = world.allocations.get(name)
+    own = name == world.node
+    return {
+        "node": name,
+        "kind": record.kind.value,
+        "alive": name in world.alive,
+        "addresses": ", ".join(map(format_address, allocation.addresses)) if allocation else "",
+        "blocks": ", ".join(map(str, allocation.blocks)) if allocation else "",
+        "uplinks": ", ".join(map(_uplink, record.uplinks)),
+        "paths": "this node" if own else "revoked" if name in world.revoked else f"{up}/{total} up",
+        "version": record.agent,
+    }
+
+
+def _uplink(uplink: Uplink) -> str:
+    return f"{uplink.name}@{uplink.segment} {' '.join(uplink.addresses)}"
+
+
+def endpoint_rows(world: World) -> list[Row]:
+    """One row an address in force, by node and workload."""
+    rows = [
+        {
+            "address": format_address(address),
+            "workload": endpoint.workload,
+            "kind": endpoint.kind,
+            "node": endpoint.node,
+            "labels": format_labels(endpoint.labels),
+            "identity": world.identity(endpoint.labels),
+            "local": endpoint.node == world.node,
+        }
+        for address, endpoint in world.endpoints.items()
+    ]
+    return sorted(rows, key=lambda row: (row["node"], row["workload"], row["address"]))
+
+
+def path_rows(world: World, paths: list[PathSeen]) -> list[Row]:
+    """One row a tunnel, by node, the preferred one first."""
+    return [_path_row(world, path) for path in paths]
+
+
+def _path_row(world: World, path: PathSeen) -> Row:
+    uplink = world.settings.uplinks[path.pair.local]
+    remote = next(far for far in world.nodes[path.node].uplinks if far.slot == path.pair.remote)
+    return {
+        "node": path.node,
+        "device": path.device,
+        "local": uplink.name,
+        "remote": remote.name,
+        "segment": uplink.segment,
+        "endpoint": path.pair.destination,
+        "state": path.health,
+        "active": path.active,
+        "rtt_ms": path.state.rtt_us / US_PER_MS if path.state.heard else None,
+        "sent": path.state.sent,
+        "heard": path.state.heard,
+        "flaps": path.state.flaps,
+        "handshake_s": path.handshake_s,
+        "rx_bytes": path.rx_bytes,
+        "tx_bytes": path.tx_bytes,
+    }
+
+
+def policy_rows(world: World) -> list[Row]:
+    """One row a rule, and what is allowed without any."""
+    policies = [policy for _, policy in sorted(world.policies.items())]
+    return [_baseline_row(world), *(row for policy in policies for row in _policy_rows(world, policy))]
+
+
+def _baseline_row(world: World) -> Row:
+    return {
+        "policy": f"baseline:{BASELINE}",
+        "select": "*",
+        "direction": "ingress",
+        "allows": "the workload's own node on anything",
+        "selected": len(world.workloads),
+    }
+
+
+def _policy_rows(world: World, policy: Policy) -> Iterator[Row]:
+    identities = concerned(world, policy)
+    selected = sum(world.identity(workload.labels) in identities for workload in world.workloads.values())
+    for direction in ("ingress", "egress"):
+        rules = getattr(policy, direction)
+        allows = [] if rules is None else [format_rule(rule) for rule in rules] or ["nothing"]
+        for text in allows:
+            yield {
+                "policy": policy.name,
+                "select": format_selector(policy.select),
+                "direction": direction,
+                "allows": text,
+                "selected": selected,
+            }
+
+
+def drop_rows(counters: Mapping[Reason, tuple[int, int]]) -> list[Row]:
+    """One row a reason to drop, those never met too."""
+    return [
+        {
+            "reason": reason.name.lower(),
+            "packets": counters.get(reason, (0, 0))[0],
+            "bytes": counters.get(reason, (0, 0))[1],
+            "meaning": MEANING[reason],
+        }
+        for reason in DROPS
+    ]
+
+
+def tunnel_names(world: World, node: str) -> list[tuple[Pair, str]]:
+    """The tunnels to a node with their devices, the preferred one first."""
+    prefix = world.settings.datapath.prefix
+    return [(pair, tunnel_device(prefix, pair.local, pair.remote)) for pair in pairs(world, node)]

@@ -1,0 +1,40 @@
+"""What a path's state means, by the rule of the datapath (`bpf/lib/path.h`). Pure.
+
+The datapath decides for itself, packet by packet; this is the same rule for
+people and metrics.
+"""
+
+from enum import StrEnum
+
+from meshfabric.model.tables import PathState
+
+ANSWERS_TO_TRUST = 3  # in a row before a path is used, or used again
+GRACE_MS = 10  # scheduling noise at both ends
+NS_PER_US = 1000
+NS_PER_MS = 1_000_000
+
+
+class Health(StrEnum):
+    """`new`: never heard since its device exists."""
+
+    NEW = "new"
+    UP = "up"
+    DOWN = "down"
+
+
+def patience_ns(state: PathState, interval_ms: int) -> int:
+    """How long the oldest unanswered probe may be out: grows with the queueing seen lately."""
+    return (2 * interval_ms + GRACE_MS) * NS_PER_MS + 2 * state.rtt_peak_us * NS_PER_US
+
+
+def health(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> Health:
+    """The state of the path over device `ifindex`; another device's state says nothing."""
+    if state.ifindex != ifindex or not state.heard:
+        return Health.NEW
+    late = state.unanswered_ns and now_ns - state.unanswered_ns > patience_ns(state, interval_ms)
+    return Health.UP if state.streak >= ANSWERS_TO_TRUST and not late else Health.DOWN
+
+
+def chosen(states: list[Health]) -> int:
+    """Which of the paths, in order of preference, carries traffic: the first that is up, else the first."""
+    return states.index(Health.UP) if Health.UP in states else 0

@@ -1,0 +1,220 @@
+"""What an agent of a small fabric tells: three nodes, two uplinks, one path down."""
+
+from typing import Any
+
+STATUS: dict[str, Any] = {
+    "fabric": "lab",
+    "node": "edge-1",
+    "kind": "metal",
+    "version": "0.1.0",
+    "ready": True,
+    "uptime_s": 11042.7,
+    "store": {"connected": True, "revision": 4217, "detail": ""},
+    "nodes": {"known": 3, "alive": 2},
+    "endpoints": 5,
+    "workloads": 2,
+    "policies": 3,
+    "wireguard": "userspace 0.0.20231211",
+    "attach": "tcx",
+    "mtu": 1380,
+    "refused": [
+        {
+            "key": "endpoints/edge-3/10.88.9.9",
+            "why": "10.88.9.9 is in no block of edge-3; the last good record stays in force",
+        }
+    ],
+    "failing": [],
+    "held": "",
+    "drift_repaired": 1,
+    "events": [
+        {
+            "time": "2026-11-21T07:46:12Z",
+            "name": "path-down",
+            "detail": "edge-3 up1@blue: no answer for 25 ms",
+        },
+        {"time": "2026-11-21T07:46:13Z", "name": "path-switch", "detail": "edge-3: up1 to up0"},
+    ],
+}
+
+NODES: list[dict[str, Any]] = [
+    {
+        "node": "edge-1",
+        "kind": "metal",
+        "alive": True,
+        "addresses": "10.88.1.1, fd00:88:1::1",
+        "blocks": "10.88.1.0/24, fd00:88:1::/64",
+        "uplinks": "up0@red 192.0.2.1, up1@blue 198.51.100.1",
+        "paths": "this node",
+        "version": "0.1.0",
+    },
+    {
+        "node": "hypervisor-frankfurt-07",
+        "kind": "vm",
+        "alive": True,
+        "addresses": "10.88.2.1, fd00:88:2::1",
+        "blocks": "10.88.2.0/24, fd00:88:2::/64",
+        "uplinks": "up0@red 192.0.2.2, up1@blue 198.51.100.2",
+        "paths": "2/2 up",
+        "version": "0.1.0",
+    },
+    {
+        "node": "edge-3",
+        "kind": "kubernetes",
+        "alive": False,
+        "addresses": "10.88.3.1",
+        "blocks": "10.88.3.0/24",
+        "uplinks": "up0@red 192.0.2.3",
+        "paths": "0/1 up",
+        "version": "",
+    },
+]
+
+ENDPOINTS: list[dict[str, Any]] = [
+    {
+        "address": "10.88.1.1",
+        "workload": "edge-1",
+        "kind": "host",
+        "node": "edge-1",
+        "labels": "meshfabric.io/kind=host,meshfabric.io/node=edge-1",
+        "identity": 256,
+        "local": True,
+    },
+    {
+        "address": "10.88.1.7",
+        "workload": "shop/web-0",
+        "kind": "pod",
+        "node": "edge-1",
+        "labels": "app=web,tier=gold",
+        "identity": 257,
+        "local": True,
+    },
+    {
+        "address": "fd00:88:2::9",
+        "workload": "db",
+        "kind": "vm",
+        "node": "hypervisor-frankfurt-07",
+        "labels": "",
+        "identity": 258,
+        "local": False,
+    },
+]
+
+PATHS: list[dict[str, Any]] = [
+    {
+        "node": "hypervisor-frankfurt-07",
+        "device": "mfwg00",
+        "local": "up0",
+        "remote": "up0",
+        "segment": "red",
+        "endpoint": "192.0.2.2:51820",
+        "state": "up",
+        "active": True,
+        "rtt_ms": 0.4123,
+        "sent": 120412,
+        "heard": 120411,
+        "flaps": 0,
+        "handshake_s": 72,
+        "rx_bytes": 9812376,
+        "tx_bytes": 1203,
+    },
+    {
+        "node": "hypervisor-frankfurt-07",
+        "device": "mfwg11",
+        "local": "up1",
+        "remote": "up1",
+        "segment": "blue",
+        "endpoint": "[2001:db8:100::2]:51829",
+        "state": "down",
+        "active": False,
+        "rtt_ms": None,
+        "sent": 120412,
+        "heard": 3,
+        "flaps": 4,
+        "handshake_s": None,
+        "rx_bytes": 0,
+        "tx_bytes": 734003200,
+    },
+    {
+        "node": "edge-3",
+        "device": "mfwg00",
+        "local": "up0",
+        "remote": "up0",
+        "segment": "red",
+        "endpoint": "192.0.2.3:51820",
+        "state": "new",
+        "active": True,
+        "rtt_ms": None,
+        "sent": 20,
+        "heard": 0,
+        "flaps": 0,
+        "handshake_s": None,
+        "rx_bytes": 0,
+        "tx_bytes": 2960,
+    },
+]
+
+POLICIES: list[dict[str, Any]] = [
+    {
+        "policy": "baseline:allow-local-host",
+        "select": "*",
+        "direction": "ingress",
+        "allows": "the workload's own node on anything",
+        "selected": 2,
+    },
+    {
+        "policy": "web-to-db",
+        "select": "app=db",
+        "direction": "ingress",
+        "allows": "app=web | tier in (gold, silver) on tcp/5432, udp/8000-8100, icmp",
+        "selected": 0,
+    },
+    {"policy": "web-to-db", "select": "app=db", "direction": "egress", "allows": "nothing", "selected": 0},
+]
+
+DROPS: list[dict[str, Any]] = [
+    {
+        "reason": "policy_ingress",
+        "packets": 1204,
+        "bytes": 90312,
+        "meaning": "no policy allows this sender to reach this workload",
+    },
+    {
+        "reason": "source_spoofed",
+        "packets": 0,
+        "bytes": 0,
+        "meaning": "the packet's source is not an address of the workload that sent it",
+    },
+]
+
+FEATURES: list[dict[str, Any]] = [
+    {"feature": "bpf", "present": True, "needed": True, "since": "4.4", "detail": "a program loads and runs"},
+    {
+        "feature": "netkit",
+        "present": False,
+        "needed": False,
+        "since": "6.7",
+        "detail": "Operation not supported",
+    },
+]
+
+FABRIC: dict[str, Any] = {
+    "fabric": "lab",
+    "node": "edge-1",
+    "etcd": ["http://192.0.2.250:2379"],
+    "ca": "",
+    "cert": "",
+    "key": "",
+    "user": "",
+    "prefixes": ["10.88.0.0/16", "fd00:88::/32"],
+}
+
+ANSWERS: dict[Any, Any] = {
+    "status": STATUS,
+    "nodes": NODES,
+    "endpoints": ENDPOINTS,
+    "paths": PATHS,
+    "policies": POLICIES,
+    "drops": DROPS,
+    "features": FEATURES,
+    "fabric": FABRIC,
+}

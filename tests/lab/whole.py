@@ -1,0 +1,211 @@
+"""A whole fabric for the tests, agents and all: raised once, put right before each test, watched on the wire.
+
+    FABRIC  the built-in lab: vm1, metal1, kube1 and kube2, each in both segments
+
+    MIXED   one ──── red (IPv4) ──── two ──── six (IPv6, smaller MTU) ──── three
+            left                    middle                                right
+
+`store` writes to etcd by hand, `places` has sockets in the lab's namespaces,
+`streams` keeps traffic flowing. What was seen on the wires is judged when a lab
+ends: a fabric address in clear fails the test session, whoever sent it.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec.structs import replace
+
+from meshfabric.api.client import call
+from meshfabric.api.messages import Ask
+from meshfabric.lab import agents, build, etcd, state, status, underlay, workloads
+from meshfabric.lab.capture import Capture, capture
+from meshfabric.lab.process import Process
+from meshfabric.lab.records import Workload
+from meshfabric.lab.state import Lab
+from meshfabric.lab.topology import default_text, read
+from meshfabric.model.errors import MeshfabricError
+from tests.lab.small import fresh_name
+from tests.lab.store import Store
+
+DRIFT = "drift_check_s: 1\n"
+FABRIC = default_text() + DRIFT
+MIXED = f"""\
+segments:
+  - {{name: red, ipv4: 172.31.1.0/24}}
+  - {{name: six, ipv6: "fd00:6::/64", mtu: 1480}}
+nodes:
+  - {{name: one, uplinks: [{{name: up0, segment: red}}]}}
+  - {{name: two, kind: vm, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: six}}]}}
+  - {{name: three, kind: kubernetes, uplinks: [{{name: up0, segment: six}}]}}
+workloads:
+  - {{name: left, node: one, labels: {{app: left}}}}
+  - {{name: middle, node: two, labels: {{app: middle}}}}
+  - {{name: right, node: three, labels: {{app: right}}}}
+{DRIFT}"""
+DEADLINE_S = 30.0
+"""Patience for what the fabric does by itself, on a busy machine."""
+POLL_S = 0.02
+
+Row = dict[str, Any]
+
+
+@contextlib.contextmanager
+def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
+    """A lab with its agents; at its end, nothing may have been seen in clear."""
+    name, topology = fresh_name(), read(text, "test.yaml")
+    try:
+        with state.locked(name) as folder:
+            lab = build.raise_nodes(topology, name, folder, lambda step: None)
+        before_agents(lab)
+        with watched(lab) as wires:
+            build.start_agents(lab, lambda step: None)
+            build.attach_workloads(lab, lambda step: None)
+            yield lab
+        assert all(encrypted for _, _, encrypted in wires.values())
+    finally:
+        build.down(name)
+
+
+@contextlib.contextmanager
+def watched(lab: Lab) -> Iterator[dict[str, tuple[int, int, int]]]:
+    """Fails at its end if any segment saw a fabric address; the counts are filled in by then."""
+    counted: dict[str, tuple[int, int, int]] = {}
+    with contextlib.ExitStack() as stack:
+        wires: dict[str, Capture] = {
+            one.name: stack.enter_context(capture(lab, one.name)) for one in lab.topology.segments
+        }
+        yield counted
+        for name, wire in wires.items():
+            counted[name] = wire.counts()
+            assert counted[name][1] == 0, f"in clear on {name}: {wire.in_clear()}"
+
+
+def until(holds: Callable[[], object], within_s: float = DEADLINE_S) -> float:
+    """Wait for it; the seconds it took, or the test fails. A question that cannot be asked is a no."""
+    begun = time.monotonic()
+    doubt: object = None
+    while time.monotonic() - begun < within_s:
+        try:
+            if holds():
+                return time.monotonic() - begun
+        except MeshfabricError as error:
+            doubt = error
+        time.sleep(POLL_S)
+    raise AssertionError(f"not within {within_s:.0f} s" + (f": {doubt}" if doubt else ""))
+
+
+def put_right(lab: Lab) -> Lab:
+    """The lab as it was raised, whatever an earlier test did to it or left undone."""
+    etcd.start_etcd(lab)
+    for node, uplink in underlay.cuts(lab):
+        underlay.heal(lab, node, uplink)
+    for one in lab.topology.nodes:
+        resume(lab, one.name)
+    Store(lab).tidy()
+    for workload in lab.topology.workloads:
+        put_in_place(lab, workload)
+    until(lambda: is_whole(lab))
+    return lab
+
+
+def resume(lab: Lab, node: str) -> None:
+    """The agent of a node runs, whether it was killed or stopped."""
+    agents.kill_agent(lab, node, signal.SIGCONT)
+    agents.start_agent(lab, node)
+    agents.wait_ready(lab, node)
+
+
+def put_in_place(lab: Lab, workload: Workload) -> None:
+    """Attached, with the labels of the lab's file."""
+    name = f"{workload.node}/{workload.name}"
+    rows = [row for row in listing(lab, workload.node, "endpoints") if row["workload"] == workload.name]
+    labels = {f"{key}={value}" for key, value in workload.labels.items()}
+    if lab.attached(workload.name) is None or not all(
+        labels <= set(row["labels"].split(",")) for row in rows
+    ):
+        workloads.attach(lab, workload)
+    assert status.addresses(lab, name)
+
+
+def is_whole(lab: Lab) -> bool:
+    """Every agent says that all is well, and knows of everything."""
+    return all(_is_well(lab, node.name) for node in lab.topology.nodes)
+
+
+def told(lab: Lab, node: str) -> Row:
+    """What a node's agent says of itself."""
+    found: Row = call(lab.socket(node), Ask("status"), agents.ASK_TIMEOUT_S)
+    return found
+
+
+def listing(lab: Lab, node: str, subject: Any) -> list[Row]:
+    """A listing of a node's agent."""
+    rows: list[Row] = call(lab.socket(node), Ask(subject), agents.ASK_TIMEOUT_S)
+    return rows
+
+
+def drops(lab: Lab, node: str, reason: str) -> int:
+    """Packets that a node has dropped for a reason."""
+    return next(int(row["packets"]) for row in listing(lab, node, "drops") if row["reason"] == reason)
+
+
+def paths(lab: Lab, node: str, far: str) -> list[Row]:
+    """The paths from a node to another, the preferred one first."""
+    return [row for row in listing(lab, node, "paths") if row["node"] == far]
+
+
+def active(lab: Lab, node: str, far: str) -> str:
+    """The uplink that a node's traffic to another leaves by."""
+    return next(str(row["local"]) for row in paths(lab, node, far) if row["active"])
+
+
+def address(lab: Lab, where: str, family: int = 4) -> str:
+    """A fabric address of `NODE` or `NODE/WORKLOAD`."""
+    return next(one for one in status.addresses(lab, where) if (":" in one) == (family == 6))
+
+
+def names(lab: Lab) -> list[str]:
+    """The nodes' names."""
+    return [node.name for node in lab.topology.nodes]
+
+
+def places(lab: Lab) -> list[str]:
+    """Everything that has a fabric address: hosts, pods and guests."""
+    return [*names(lab), *(f"{one.node}/{one.name}" for one in lab.topology.workloads)]
+
+
+def agent(lab: Lab, node: str) -> Process:
+    """The process of a node's agent, which runs."""
+    found = lab.process(agents.ROLE, node)
+    assert found is not None
+    return found
+
+
+def relabelled(lab: Lab, node: str, name: str, **labels: str) -> Workload:
+    """A workload of the lab with other labels."""
+    return replace(lab.topology.workload(node, name), labels=labels)
+
+
+def _is_well(lab: Lab, node: str) -> bool:
+    said = told(lab, node)
+    pods = len(lab.topology.workloads_of(node))
+    alone = {one.segment for one in lab.topology.node(node).uplinks}
+    reached = {
+        one.name
+        for one in lab.topology.nodes
+        if one.name != node and alone & {up.segment for up in one.uplinks}
+    }
+    found = listing(lab, node, "paths")
+    return bool(
+        said["ready"]
+        and said["store"]["connected"]
+        and not (said["refused"] or said["failing"] or said["held"] or said["policies"])
+        and said["nodes"] == {"known": len(names(lab)), "alive": len(names(lab))}
+        and said["workloads"] == pods + 1
+        and said["endpoints"] == 2 * len(places(lab))
+        and {row["node"] for row in found} == reached
+        and all(row["state"] == "up" for row in found)
+    )

@@ -1,0 +1,119 @@
+"""User space packs the bytes that the datapath's structs have: held against the compiled objects' BTF."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshfabric.model import tables
+from meshfabric.model.addresses import parse_network, prefix_of
+from meshfabric.model.tables import Delivery, Direction, Reason, Verdict
+from meshfabric.probe import packet
+
+OBJECT = Path(__file__).parents[2] / "build" / "bpf" / "layout.bpf.o"
+PREFIX = prefix_of(parse_network("10.64.0.0/16"))
+MAC = "02:00:00:00:00:07"
+
+
+@pytest.fixture(scope="module")
+def btf() -> dict[str, dict[str, Any]]:
+    """Named types of the layout object by name; the first of each."""
+    done = subprocess.run(["bpftool", "btf", "dump", "file", OBJECT, "-j"], capture_output=True, check=True)
+    named: dict[str, dict[str, Any]] = {}
+    for one in json.loads(done.stdout)["types"]:
+        named.setdefault(one["name"], one)
+    return named
+
+
+def field(btf: dict[str, dict[str, Any]], struct: str, name: str, packed: bytes, size: int) -> int:
+    """One member of packed bytes, read as a number in native order."""
+    member = next(one for one in btf[struct]["members"] if one["name"] == name)
+    at = member["bits_offset"] // 8
+    return int.from_bytes(packed[at : at + size], "little")
+
+
+PACKED = {
+    "address_key": (tables.address_key(PREFIX), {"prefixlen": (112, 4)}),
+    "address_value": (tables.address_value(5, 6), {"identity": (5, 4), "place": (6, 4)}),
+    "workload": (
+        tables.workload_value(1, 2, 1380, Delivery.EGRESS, MAC),
+        {
+            "ifindex": (1, 4),
+            "identity": (2, 4),
+            "mtu": (1380, 2),
+            "delivery": (2, 1),
+            "mac": (0x07 << 40 | 2, 6),
+        },
+    ),
+    "node": (tables.node_value([8, 9]), {"n_paths": (2, 4), "ifindex": (9 << 32 | 8, 8)}),
+    "policy_key": (
+        tables.policy_key(1, 2, Direction.INGRESS, 6, 443, 16),
+        {
+            "prefixlen": (96, 4),
+            "subject": (1, 4),
+            "peer": (2, 4),
+            "direction": (1, 1),
+            "protocol": (6, 1),
+            "port": (int.from_bytes((443).to_bytes(2, "big"), "little"), 2),
+        },
+    ),
+    "policy_value": (tables.policy_value(1000, Verdict.ALLOW), {"precedence": (1000, 4), "verdict": (1, 1)}),
+    "fabric": (tables.fabric_value(3, [PREFIX]), {"n_prefixes": (1, 4), "self": (3, 4)}),
+    "uplink": (tables.number(7), {"ifindex": (7, 4)}),
+}
+
+
+@pytest.mark.parametrize("struct", PACKED)
+def test_packed_bytes_have_the_struct_of_the_datapath(btf: dict[str, dict[str, Any]], struct: str) -> None:
+    packed, fields = PACKED[struct]
+    assert len(packed) == btf[struct]["size"]
+    for name, (value, size) in fields.items():
+        assert field(btf, struct, name, packed, size) == value, name
+
+
+def test_a_fabric_prefix_is_where_the_datapath_looks(btf: dict[str, dict[str, Any]]) -> None:
+    packed = tables.fabric_value(3, [PREFIX])
+    at = next(one for one in btf["fabric"]["members"] if one["name"] == "prefix")["bits_offset"] // 8
+    body = packed[at : at + btf["prefix"]["size"]]
+    assert body[:16] == PREFIX.address
+    assert body[16:] == b"\xff" * 14 + b"\0\0"
+
+
+def test_path_state_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
+    size = btf["path"]["size"]
+    assert size == tables.PATH.size
+    packed = bytearray(size)
+    for number, name in enumerate(tables.PathState._fields, start=1):
+        member = next(one for one in btf["path"]["members"] if one["name"] == name)
+        packed[member["bits_offset"] // 8] = number
+    assert tables.read_path(bytes(packed)) == tuple(range(1, len(tables.PathState._fields) + 1))
+
+
+def test_counters_are_summed_over_cpus(btf: dict[str, dict[str, Any]]) -> None:
+    assert btf["counter"]["size"] == tables.COUNTER.size
+    assert tables.read_counter([tables.COUNTER.pack(1, 10), tables.COUNTER.pack(2, 20)]) == (3, 30)
+
+
+def constants(btf: dict[str, dict[str, Any]], enum: str) -> dict[str, int]:
+    """The names and values of an enum."""
+    return {one["name"]: one["val"] for one in btf[enum]["values"]}
+
+
+def test_reasons_have_the_same_names_and_numbers(btf: dict[str, dict[str, Any]]) -> None:
+    reasons = constants(btf, "reason")
+    assert reasons.pop("REASONS") > max(Reason)
+    assert reasons.pop("FIRST_DROP") == tables.FIRST_DROP
+    assert reasons == {reason.name: reason.value for reason in Reason}
+
+
+def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
+    assert constants(btf, "delivery") == {f"DELIVER_{one.name}": one.value for one in Delivery}
+    assert constants(btf, "direction") == {one.name: one.value for one in Direction}
+    assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
+    sizes = constants(btf, "sizes")
+    for name in ("FIRST_NODE", "PLACES", "MAX_PATHS", "MAX_PREFIXES"):
+        assert sizes[name] == getattr(tables, name)
+    ports = constants(btf, "probe_port")
+    assert (ports["STAMP_PORT"], ports["PROBE_PORT"]) == (packet.STAMP_PORT, packet.PROBE_PORT)

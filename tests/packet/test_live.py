@@ -1,0 +1,278 @@
+"""Programs on devices, packets on the move: what a test-run cannot show.
+
+    alpha (pod) --mfp1--+                          +-- mfwg00 (TUN, held by the test)
+    beta  (pod) --mfp2--+-- the node's programs ---+
+    guest (TAP, held by the test) --mfp3-----------+-- mfwg01 (TUN, held by the test)
+
+Pods are namespaces with real sockets: what their kernels do not take for theirs
+does not arrive. They learn the gateway's link address from the programs.
+"""
+
+import fcntl
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from meshfabric.kernel import links
+from meshfabric.kernel.bpf import Direction, Link, Program
+from meshfabric.model import tables
+from meshfabric.model.tables import PATH, Reason
+from tests.packet import world as fabric
+from tests.packet.arena import Arena, Namespace, arena
+from tests.packet.frames import POD_MAC, V4, V6, address, frame, tcp, udp
+from tests.packet.oracle import Oracle
+from tests.packet.test_neighbour import _advertisement as advertisement
+from tests.packet.test_neighbour import _request as arp_request
+from tests.packet.test_neighbour import _solicitation as solicitation
+
+FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+SOCKET = {V4: socket.AF_INET, V6: socket.AF_INET6}
+DEADLINE_S = 10.0
+TUNSETIFF, IFF_TUN, IFF_TAP, IFF_NO_PI = 0x400454CA, 1, 2, 0x1000
+ETH_P_ALL, LARGEST = 3, 65536
+TRUSTED, MINUTE_NS = 10, 60 * 10**9
+PODS = {"alpha": "mfp1", "beta": "mfp2"}
+TUNNELS = ("mfwg00", "mfwg01")
+PORT = 0x1F00
+
+
+class Queue:
+    """The far end of a TUN or TAP: what the device sends is read here, what is written it receives."""
+
+    def __init__(self, name: str, kind: int) -> None:
+        self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("=16sH22x", name.encode(), kind | IFF_NO_PI))
+
+    def read(self) -> bytes:
+        """The next packet; fails when none comes."""
+        ready, _, _ = select.select([self.fd], [], [], DEADLINE_S)
+        assert ready, "nothing came out"
+        return os.read(self.fd, LARGEST)
+
+    def is_empty(self) -> bool:
+        """Nothing is waiting."""
+        return not select.select([self.fd], [], [], 0)[0]
+
+    def write(self, packet: bytes) -> None:
+        """Let the device receive it."""
+        os.write(self.fd, packet)
+
+
+class Node:
+    """The drawing above, in an arena."""
+
+    def __init__(self, place: Arena, stack: ExitStack) -> None:
+        self.place, self.world = place, fabric.standard()
+        self.datapath = stack.enter_context(place.load({"recent": 262144}))
+        self.pods = {name: self._pod(name, device, stack) for name, device in PODS.items()}
+        self.tunnels = {name: place.run(Queue, name, IFF_TUN) for name in TUNNELS}
+        self.guest = place.run(Queue, "mfp3", IFF_TAP)
+        self.ifindex = {name: self._up(name) for name in (*PODS.values(), "mfp3", *TUNNELS)}
+        self.ifindex |= {"mfhost1": 0, "up0": 0, "up1": 0}
+        self.tables = fabric.Tables(self.datapath.maps, self.ifindex)
+        self._links = [stack.enter_context(link) for link in self._attach()]
+
+    def _pod(self, name: str, device: str, stack: ExitStack) -> Namespace:
+        pod = Namespace()
+        stack.callback(pod.close)
+        self.place.run(links.ensure_veth, device, "eth0", pod.netns)
+        pod.run(links.ensure_sysctls, "eth0", links.POD_SYSCTLS)
+        for family, prefix, gateway in ((V4, "32", "169.254.1.1"), (V6, "128", "fe80::6d66")):
+            _ip(pod, f"-{family} addr add {address(name, family)}/{prefix} dev eth0")
+            _ip(pod, "link set eth0 up")
+            _ip(pod, f"-{family} route add default via {gateway} dev eth0 onlink")
+        return pod
+
+    def _up(self, name: str) -> int:
+        self.place.run(links.ensure_sysctls, name, links.FABRIC_SYSCTLS)
+        self.place.run(links.set_up, name)
+        found = self.place.run(links.find, name)
+        assert found is not None
+        return found.index
+
+    def _attach(self) -> Iterator[Link]:
+        for name, index in self.ifindex.items():
+            if index:
+                kind = "overlay" if name in TUNNELS else "workload"
+                yield self._link(self.datapath.programs[f"from_{kind}"], index, Direction.INGRESS)
+                yield self._link(self.datapath.programs[f"to_{kind}"], index, Direction.EGRESS)
+
+    def _link(self, program: Program, index: int, direction: Direction) -> Link:
+        return self.place.run(Link.create, program, index, direction)
+
+    def reset(self) -> None:
+        """The standard world, no flows, both tunnels to each node healthy, nothing waiting anywhere."""
+        self.world = fabric.standard()
+        self.tables.write(self.world)
+        for name in ("flows", "new_flows"):
+            self.datapath.maps[name].delete_batch(list(self.datapath.maps[name].keys()))
+        for index, tunnel in enumerate(TUNNELS):
+            self.set_path(index, tunnel)
+        for queue in (*self.tunnels.values(), self.guest):
+            while not queue.is_empty():
+                queue.read()
+
+    def set_path(self, index: int, tunnel: str, unanswered_ns: int = 0) -> None:
+        """A path to `far` that answered, and may have stopped to."""
+        state = PATH.pack(unanswered_ns, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self.ifindex[tunnel])
+        self.datapath.maps["paths"].update(tables.number(index), state)
+
+    def count(self, reason: Reason) -> int:
+        """Packets under this reason so far."""
+        reasons = self.datapath.maps["reasons"]
+        return tables.read_counter(reasons.percpu(tables.number(reason)))[0]
+
+    def udp(self, name: str, family: int, port: int) -> socket.socket:
+        """A socket of a pod, bound to its address."""
+
+        def make() -> socket.socket:
+            made = socket.socket(SOCKET[family], socket.SOCK_DGRAM)
+            made.bind((address(name, family), port))
+            made.settimeout(DEADLINE_S)
+            return made
+
+        return self.pods[name].run(make)
+
+    def raw(self, name: str, device: str) -> socket.socket:
+        """A packet socket on a device of a pod, or of the node."""
+
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            made.bind((device, 0))
+            return made
+
+        return self.pods.get(name, self.place).run(make)
+
+
+def _ip(where: Namespace, words: str) -> None:
+    where.run(subprocess.run, ["ip", *words.split()], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def built(place: Arena) -> Iterator[Node]:
+    """One node for all tests of this file, in an arena of its own; `place` has built the programs."""
+    with arena() as other, ExitStack() as stack:
+        yield Node(other, stack)
+
+
+@pytest.fixture
+def node(built: Node) -> Node:
+    """As if nothing had been said."""
+    built.reset()
+    return built
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.001)
+
+
+@FAMILIES
+def test_pod_to_pod_and_back(node: Node, family: int) -> None:
+    """The first packet has the kernel ask for the gateway's link address."""
+    with node.udp("alpha", family, 40000) as alpha, node.udp("beta", family, PORT) as beta:
+        alpha.sendto(b"question", (address("beta", family), PORT))
+        data, peer = beta.recvfrom(100)
+        assert (data, peer[0]) == (b"question", address("alpha", family))
+        beta.sendto(b"answer", peer)
+        assert alpha.recv(100) == b"answer"
+    assert node.count(Reason.NEIGHBOUR_ANSWERED) > 0
+
+
+@FAMILIES
+def test_pod_to_another_node_and_back(node: Node, family: int) -> None:
+    far = address("far", family)
+    with node.udp("alpha", family, 40000) as alpha:
+        alpha.sendto(b"question", (far, 9))
+        sent = node.tunnels["mfwg00"].read()
+        assert sent[0] >> 4 == family
+        assert sent.endswith(b"question")
+        node.tunnels["mfwg00"].write(udp("far", "alpha", 40000, 5, sport=9, family=family))
+        assert alpha.recv(100) == bytes(range(5))
+
+
+def test_the_next_tunnel_takes_over(node: Node) -> None:
+    with node.udp("alpha", V4, 40000) as alpha:
+        for number, (silent, wanted) in enumerate(((False, "mfwg00"), (True, "mfwg01"), (False, "mfwg00"))):
+            node.set_path(0, "mfwg00", time.monotonic_ns() - MINUTE_NS if silent else 0)
+            alpha.sendto(bytes([number]), (address("far"), 9))
+            assert node.tunnels[wanted].read()[-1] == number
+    assert all(queue.is_empty() for queue in node.tunnels.values())
+
+
+@FAMILIES
+def test_a_guest_behind_its_tap(node: Node, family: int) -> None:
+    with node.udp("alpha", family, 40000) as alpha:
+        alpha.sendto(b"question", (address("guest", family), 53))
+        data = node.guest.read()
+        macs = (node.world.workloads[fabric.GUEST].mac + fabric.GATEWAY_MAC).replace(":", "")
+        assert data[:12].hex() == macs
+        assert data.endswith(b"question")
+        node.guest.write(frame(udp("guest", "alpha", 40000, 3, sport=53, family=family)))
+        assert alpha.recv(100) == bytes(range(3))
+
+
+def test_a_guest_asks_for_the_gateway(node: Node) -> None:
+    node.guest.write(arp_request())
+    assert node.guest.read()[20:22] == b"\0\2"
+    node.guest.write(solicitation())
+    assert node.guest.read() == advertisement("fe80::aa", POD_MAC, 1)
+
+
+def test_out_of_a_tunnel_to_a_guest(node: Node) -> None:
+    node.tunnels["mfwg01"].write(udp("far", "guest", 53, 7))
+    data = node.guest.read()
+    wanted = Oracle(node.world).from_overlay(udp("far", "guest", 53, 7))
+    assert data == wanted.packet
+
+
+DROPPED: dict[str, tuple[bytes, Reason]] = {
+    "a tag": (
+        bytes.fromhex("026d6600000102aabbccddee81000005") + frame(udp("alpha", "beta", PORT))[12:],
+        Reason.NOT_IP,
+    ),
+    "denied": (frame(tcp("alpha", "beta", 22)), Reason.POLICY_INGRESS),
+    "spoofed": (frame(udp("far", "beta", PORT)), Reason.SPOOFED_SOURCE),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_what_a_pod_sends_and_nobody_gets(node: Node, name: str) -> None:
+    data, reason = DROPPED[name]
+    before = node.count(reason)
+    with node.raw("alpha", "eth0") as wire:
+        wire.send(data)
+    _until(lambda: node.count(reason) == before + 1, f"{reason.name} is not counted")
+
+
+@FAMILIES
+def test_frames_too_short_for_their_header(node: Node, family: int) -> None:
+    """A test-run wants more bytes than a wire brings."""
+    whole = frame(udp("alpha", "beta", PORT, family=family))
+    shorter = range(14, 14 + (20 if family == V4 else 40))
+    before = node.count(Reason.MALFORMED)
+    with node.raw("alpha", "eth0") as wire:
+        for length in shorter:
+            wire.send(whole[:length])
+    _until(lambda: node.count(Reason.MALFORMED) == before + len(shorter), "some are not counted")
+
+
+@pytest.mark.parametrize("device", ["mfp1", "mfp3", "mfwg00"])
+def test_what_the_node_itself_sends_stays_out(node: Node, device: str) -> None:
+    packet = udp("alpha", "guest", 53)
+    data = packet if device in TUNNELS else frame(packet)
+    before = node.count(Reason.NOT_FROM_FABRIC)
+    with node.raw("the node", device) as wire, pytest.raises(OSError, match="No buffer space"):
+        wire.send(data)
+    assert node.count(Reason.NOT_FROM_FABRIC) > before
+    assert node.guest.is_empty()
+    assert node.tunnels["mfwg00"].is_empty()

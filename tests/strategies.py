@@ -1,0 +1,333 @@
+"""Worlds and sequences of events, small enough that things meet: few names, few addresses, few labels.
+
+Selectors and ports come from tables that say in plain Python what each text
+means, so that an oracle needs neither the parser nor the matcher. Everything
+here keeps the promises that `store.checks` and `agent.workloads` make to the
+world: slots and addresses that exist, no device or address for two workloads.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
+from ipaddress import ip_network
+from itertools import product
+from typing import Any
+
+from hypothesis import strategies as st
+
+from meshfabric.model.addresses import Address, parse_address
+from meshfabric.model.labels import Labels, Selector, make_labels, parse_selector
+from meshfabric.model.node import Allocation, Endpoint, Link, NodeKind, NodeRecord, Tunnel, Uplink, Workload
+from meshfabric.model.policy import (
+    EgressText,
+    IngressText,
+    Policy,
+    PolicyText,
+    Ports,
+    SelectorText,
+    parse_ports,
+    read_policy,
+)
+from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from meshfabric.model.world import Event, Kind, World
+
+SELF = "n1"
+NODES = (SELF, "n2", "n3", "n4")
+SEGMENTS = ("red", "blue")
+SLOTS = (0, 1, 2)
+MTUS = (1280, 1400, 1500, 9000)
+PORT_BASE = 51820
+
+LABEL_SETS: tuple[Labels, ...] = tuple(
+    map(make_labels, [{}, {"app": "web"}, {"app": "db"}, {"app": "web", "tier": "gold"}, {"tier": "tin"}])
+)
+
+Says = Callable[[Mapping[str, str]], bool]
+SELECTORS: dict[str, Says] = {
+    "*": lambda labels: True,
+    "app=web": lambda labels: labels.get("app") == "web",
+    "app!=web": lambda labels: labels.get("app") != "web",
+    "app in (web, db)": lambda labels: labels.get("app") in ("web", "db"),
+    "app notin (web, db)": lambda labels: labels.get("app") not in ("web", "db"),
+    "tier": lambda labels: "tier" in labels,
+    "!tier": lambda labels: "tier" not in labels,
+    "app=web, tier=gold": lambda labels: labels.get("app") == "web" and labels.get("tier") == "gold",
+    "app=nobody": lambda labels: False,
+}
+MEANING: dict[Selector, Says] = {parse_selector(text): says for text, says in SELECTORS.items()}
+
+ICMP, TCP, UDP = 1, 6, 17
+Allows = Callable[[int, int], bool]
+PORTS: dict[str, Allows] = {
+    "tcp": lambda protocol, port: protocol == TCP,
+    "tcp/443": lambda protocol, port: (protocol, port) == (TCP, 443),
+    "tcp/1-65535": lambda protocol, port: protocol == TCP and port >= 1,
+    "udp/8000-8100": lambda protocol, port: protocol == UDP and 8000 <= port <= 8100,
+    "udp/53": lambda protocol, port: (protocol, port) == (UDP, 53),
+    "icmp": lambda protocol, port: protocol == ICMP,
+}
+PORT_MEANING: dict[Ports, Allows] = {parse_ports(text): allows for text, allows in PORTS.items()}
+
+PACKETS = (
+    *((TCP, port) for port in (0, 1, 442, 443, 444, 65535)),
+    *((UDP, port) for port in (53, 7999, 8000, 8063, 8100, 8101)),
+    (ICMP, 0x0800),
+    (132, 443),
+)
+"""(protocol, port) at the edges of everything in `PORTS`; SCTP is in none."""
+
+LOCAL: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    SELF: ("host", "mfhost1", ("10.1.1.1", "fd00:1::1")),
+    "shop/a": ("pod", "mfp2", ("10.1.1.2", "fd00:1::2")),
+    "shop/b": ("pod", "mfp3", ("10.1.1.3",)),
+    "guest": ("vm", "tap0", ("10.1.1.4", "fd00:1::4")),
+}
+"""Kind, device and possible addresses of the workloads that may be attached."""
+
+ADDRESSES: tuple[Address, ...] = tuple(
+    map(parse_address, ["10.1.1.1", "10.1.1.2", "10.1.1.9", "10.1.2.2", "10.1.3.3", "fd00:1::2", "fd00:2::2"])
+)
+"""What endpoints may hold; some are also `LOCAL`."""
+
+DEVICES = (
+    "eth0",
+    "eth1",
+    "mfhost0",
+    "mfhost1",
+    "mfwg00",
+    "mfwg01",
+    "mfwg10",
+    "mfwg11",
+    "mfp2",
+    "mfp3",
+    "tap0",
+)
+UPLINK_ADDRESSES = ("192.0.2.7/24", "192.0.2.8/24", "2001:db8::7/64", "2001:db8::8/64", "198.51.100.7/31")
+PREFIXES = ("10.1.0.0/16", "fd00::/16", "10.2.0.0/16")
+
+label_sets = st.sampled_from(LABEL_SETS)
+selectors = st.sampled_from(sorted(SELECTORS))
+
+
+def settings(uplinks: tuple[UplinkSettings, ...]) -> Settings:
+    """The configuration of node `SELF` with these uplinks."""
+    return Settings("lab", SELF, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), uplinks)
+
+
+def all_settings() -> st.SearchStrategy[Settings]:
+    """None, one or two uplinks in two segments, with or without gateways."""
+    gateways = st.sampled_from([(), ("192.0.2.254",), ("192.0.2.254", "2001:db8::fe")])
+    segment, cost = st.sampled_from(SEGMENTS), st.integers(0, 2)
+    one = st.tuples(segment, cost, gateways)
+    return st.lists(one, max_size=2).map(
+        lambda given: settings(
+            tuple(UplinkSettings(f"up{slot}", f"eth{slot}", *rest) for slot, rest in enumerate(given))
+        )
+    )
+
+
+def links(device: str) -> st.SearchStrategy[Link]:
+    """A device as it may be seen, also after it was made anew; no two have one index."""
+    index = DEVICES.index(device) + 1
+    return st.builds(
+        partial(Link, device),
+        index=st.sampled_from([index, index + 100]),
+        mac=st.just("02:00:00:00:00:01"),
+        mtu=st.sampled_from(MTUS),
+        up=st.booleans(),
+        addresses=st.lists(st.sampled_from(UPLINK_ADDRESSES), max_size=3, unique=True).map(tuple),
+    )
+
+
+def records(name: str) -> st.SearchStrategy[NodeRecord]:
+    """What a node may say of itself; its keys are its own and change now and then."""
+    number = NODES.index(name)
+    tunnel = st.tuples(st.sampled_from(SLOTS), st.sampled_from(SLOTS), st.sampled_from("xy"))
+    tunnels = st.lists(tunnel, max_size=9, unique_by=lambda one: one[:2]).map(
+        lambda given: tuple(
+            Tunnel(near, far, f"{name}-{near}{far}{key}=", PORT_BASE + 8 * near + far)
+            for near, far, key in given
+        )
+    )
+    addresses = st.sampled_from([(), (f"192.0.2.{number}",), (f"2001:db8::{number}",)])
+    both = st.just((f"192.0.2.{number}", f"2001:db8::{number}"))
+    uplinks = st.lists(
+        st.tuples(
+            st.sampled_from(SLOTS),
+            st.sampled_from(SEGMENTS),
+            addresses | both,
+            st.sampled_from(MTUS),
+            st.integers(0, 2),
+        ),
+        max_size=3,
+        unique_by=lambda one: one[0],
+    ).map(lambda given: tuple(_uplink(*fields) for fields in given))
+    return st.builds(NodeRecord, st.just(name), st.just(NodeKind.METAL), st.just({}), uplinks, tunnels)
+
+
+def _uplink(slot: int, segment: str, addresses: tuple[str, ...], mtu: int, cost: int) -> Uplink:
+    return Uplink(slot, f"up{slot}", segment, addresses, mtu, cost)
+
+
+def allocation(name: str) -> Allocation:
+    """The blocks of a node: one of each family."""
+    number = NODES.index(name) + 1
+    blocks = (ip_network(f"10.1.{number}.0/24"), ip_network(f"fd00:{number}::/64"))
+    return Allocation(blocks, tuple(parse_address(str(block[1])) for block in blocks))
+
+
+def allocations(name: str) -> st.SearchStrategy[Allocation]:
+    """A node's blocks, or only the IPv4 one."""
+    whole = allocation(name)
+    return st.sampled_from([whole, Allocation(whole.blocks[:1], whole.addresses[:1])])
+
+
+def workloads(name: str) -> st.SearchStrategy[Workload]:
+    """A local workload with some of its addresses."""
+    kind, device, addresses = LOCAL[name]
+    some = st.lists(st.sampled_from(addresses), unique=True).map(lambda few: tuple(map(parse_address, few)))
+    mac = f"02:6d:66:01:00:{sorted(LOCAL).index(name):02x}"
+    return st.builds(Workload, st.just(name), st.just(kind), label_sets, some, st.just(device), st.just(mac))
+
+
+def endpoints() -> st.SearchStrategy[Endpoint]:
+    """An address' holder on any node, this one included."""
+    return st.builds(Endpoint, st.sampled_from(NODES), st.just("shop/c"), st.just("pod"), label_sets)
+
+
+def policy_texts(name: str = "p") -> st.SearchStrategy[PolicyText]:
+    """A document with at least one direction, empty lists included."""
+    peers: st.SearchStrategy[list[SelectorText] | None] = st.none() | st.lists(selectors, max_size=2)
+    ports = st.none() | st.lists(st.sampled_from(sorted(PORTS)), max_size=2)
+    ingress = st.lists(st.builds(IngressText, peers, ports), max_size=2)
+    egress = st.lists(st.builds(EgressText, peers, ports), max_size=2)
+    either = st.tuples(ingress, st.none()) | st.tuples(st.none(), egress) | st.tuples(ingress, egress)
+    return st.builds(lambda select, both: PolicyText(name, select, *both), selectors, either)
+
+
+def policies(name: str = "p") -> st.SearchStrategy[Policy]:
+    """The same, checked."""
+    return policy_texts(name).map(read_policy)
+
+
+def prefixes() -> st.SearchStrategy[tuple[object, ...]]:
+    """The fabric's prefixes."""
+    return st.lists(st.sampled_from(PREFIXES), max_size=3, unique=True).map(
+        lambda few: tuple(map(ip_network, few))
+    )
+
+
+def _happenings(
+    kind: Kind, keys: Iterable[Hashable], values: Callable[[Any], st.SearchStrategy[Any]]
+) -> st.SearchStrategy[Event]:
+    """Events of one kind: three times in four something is set."""
+    strategies = [
+        st.builds(Event, st.just(kind), st.just(key), st.one_of(*3 * [values(key)], st.none()))
+        for key in keys
+    ]
+    return st.one_of(*strategies)
+
+
+KINDS: dict[Kind, st.SearchStrategy[Event]] = {
+    kind: _happenings(kind, keys, values)
+    for kind, keys, values in [
+        (Kind.PREFIXES, [""], lambda key: prefixes()),
+        (Kind.ALLOCATION, NODES, allocations),
+        (Kind.NODE, NODES, records),
+        (Kind.ALIVE, NODES, lambda key: st.just(True)),
+        (Kind.REVOKED, NODES[1:], lambda key: st.just(True)),
+        (Kind.POLICY, ["p", "q", "r"], policies),
+        (Kind.ENDPOINT, ADDRESSES, lambda key: endpoints()),
+        (Kind.WORKLOAD, LOCAL, workloads),
+        (Kind.LINK, DEVICES, links),
+        (Kind.KEY, DEVICES[4:8], lambda key: st.sampled_from([f"{key}-x=", f"{key}-y="])),
+    ]
+}  # fmt: skip
+
+
+def events() -> st.SearchStrategy[Event]:
+    """Any event: something set, changed or removed, also what never was."""
+    return st.one_of(*KINDS.values())
+
+
+def full() -> list[Event]:
+    """A fabric where everything is in place: two uplinks, three other nodes, all workloads."""
+    both = (ip_network(PREFIXES[0]), ip_network(PREFIXES[1]))
+    return [
+        Event(Kind.PREFIXES, "", both),
+        *(Event(Kind.ALLOCATION, name, allocation(name)) for name in NODES),
+        *(Event(Kind.NODE, name, full_record(name)) for name in NODES),
+        *(Event(Kind.LINK, device, full_link(device)) for device in DEVICES),
+        *(Event(Kind.KEY, device, f"{device}-x=") for device in DEVICES[4:8]),
+        *(Event(Kind.WORKLOAD, name, full_workload(name)) for name in LOCAL),
+        *(Event(Kind.ENDPOINT, address, _endpoint(turn)) for turn, address in enumerate(ADDRESSES)),
+        Event(Kind.POLICY, "p", _policy("p", "app=web", IngressText(["tier"], ["tcp/443"]))),
+        Event(Kind.POLICY, "q", _policy("q", "*", IngressText(["app=web"]))),
+    ]
+
+
+def couple() -> list[Event]:
+    """The same without n3 and n4: what n2 does makes a difference."""
+    return [event for event in full() if event.kind is not Kind.NODE or event.key in NODES[:2]]
+
+
+def full_record(name: str) -> NodeRecord:
+    """Slot 0 in red, slot 1 in blue, a key for every pair of slots."""
+    number = NODES.index(name) + 1
+    uplinks = tuple(
+        _uplink(slot, segment, (f"192.0.2.{16 * slot + number}", f"2001:db8:{slot}::{number}"), 1500, slot)
+        for slot, segment in enumerate(SEGMENTS)
+    )
+    tunnels = tuple(
+        Tunnel(near, far, f"{name}-{near}{far}x=", PORT_BASE + 8 * near + far)
+        for near, far in product(range(len(SEGMENTS)), repeat=2)
+    )
+    return NodeRecord(name, NodeKind.METAL, {}, uplinks, tunnels)
+
+
+def full_link(device: str) -> Link:
+    """A device that is up, with addresses if it is an uplink's."""
+    addresses = ("192.0.2.7/24", "2001:db8::7/64") if device.startswith("eth") else ()
+    return Link(device, DEVICES.index(device) + 1, "02:00:00:00:00:01", 1500, True, addresses)
+
+
+def full_workload(name: str) -> Workload:
+    """A local workload with all its addresses."""
+    kind, device, addresses = LOCAL[name]
+    number = sorted(LOCAL).index(name)
+    own = tuple(map(parse_address, addresses))
+    return Workload(name, kind, LABEL_SETS[number], own, device, f"02:6d:66:01:00:{number:02x}")
+
+
+def _endpoint(turn: int) -> Endpoint:
+    return Endpoint(NODES[turn % len(NODES)], "shop/c", "pod", LABEL_SETS[turn % len(LABEL_SETS)])
+
+
+def _policy(name: str, select: str, *ingress: IngressText) -> Policy:
+    return read_policy(PolicyText(name, select, list(ingress)))
+
+
+def sequences(max_size: int = 25) -> st.SearchStrategy[list[Event]]:
+    """Events in any order, with repetitions; to an empty world, a full one, or one with a single peer."""
+    some = st.lists(events(), max_size=max_size)
+    return some | some.map(lambda more: full() + more) | some.map(lambda more: couple() + more)
+
+
+def policed(max_size: int = 25) -> st.SearchStrategy[list[Event]]:
+    """Sequences of what verdicts depend on."""
+    return st.lists(
+        st.one_of(KINDS[Kind.POLICY], KINDS[Kind.ENDPOINT], KINDS[Kind.WORKLOAD], KINDS[Kind.WORKLOAD]),
+        max_size=max_size,
+    )
+
+
+def world_of(given: Settings, happened: list[Event]) -> World:
+    """The world after these events."""
+    world = World(given)
+    for event in happened:
+        world.apply(event)
+    return world
+
+
+def worlds() -> st.SearchStrategy[World]:
+    """Any world; events are applied to it without a compiler."""
+    return st.builds(world_of, all_settings(), sequences())

@@ -1,0 +1,87 @@
+"""Probes as another implementation reads them, and what a path's state means."""
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet
+
+from meshfabric.model.addresses import parse_address
+from meshfabric.model.tables import PathState
+from meshfabric.probe.health import Health, chosen, health, patience_ns
+from meshfabric.probe.packet import NTP_EPOCH_OFFSET_S, TEST_SIZE, checksum, ntp_time, probe
+
+ENDS = {4: ("10.64.1.1", "10.64.2.1"), 6: ("fd6d::1", "fd6d::2")}
+INTERVAL_MS = 50
+PATIENCE_MS = 110
+
+
+def read(family: int, raw: bytes) -> Packet:
+    """As scapy sees it."""
+    return IP(raw) if family == 4 else IPv6(raw)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_probe_is_a_stamp_test_packet(family: int) -> None:
+    source, destination = ENDS[family]
+    raw = probe(parse_address(source), parse_address(destination), 7, 1_500_000_000)
+    seen = read(family, raw)
+    assert (seen.src, seen.dst) == (source, destination)
+    assert (seen[UDP].sport, seen[UDP].dport) == (50862, 862)
+    body = bytes(seen[UDP].payload)
+    assert len(body) == TEST_SIZE
+    assert int.from_bytes(body[:4], "big") == 7
+    assert int.from_bytes(body[4:12], "big") == (NTP_EPOCH_OFFSET_S + 1) << 32 | 1 << 31
+    assert body[14:] == bytes(30)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_checksums_are_those_that_scapy_computes(family: int) -> None:
+    near, far = map(parse_address, ENDS[family])
+    seen = read(family, probe(near, far, 1, 2))
+    again = seen.copy()
+    del again[UDP].chksum
+    if family == 4:
+        del again.chksum
+    assert bytes(again) == bytes(seen)
+
+
+def test_the_checksum_is_that_of_the_rfc() -> None:
+    assert checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0x220D  # RFC 1071, 3: the sum is ddf2
+    assert checksum(b"\x01") == 0xFEFF
+
+
+def test_ntp_time_has_a_binary_fraction() -> None:
+    assert ntp_time(250_000_000) == NTP_EPOCH_OFFSET_S << 32 | 1 << 30
+
+
+def state(**changes: int) -> PathState:
+    """A path over device 5 that was heard often and owes nothing, but for the changes."""
+    up = PathState(0, 0, 0, 100, 100, 300, 0, 100, 0, 5)
+    return up._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "meaning"),
+    [
+        ({}, Health.UP),
+        ({"ifindex": 6}, Health.NEW),
+        ({"heard": 0}, Health.NEW),
+        ({"streak": 2}, Health.DOWN),
+        ({"unanswered_ns": 1_000_000_000 - PATIENCE_MS * 1_000_000}, Health.UP),
+        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000}, Health.DOWN),
+        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 1}, Health.UP),
+    ],
+)
+def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meaning: Health) -> None:
+    assert health(state(**changes), 5, 1_000_000_000, INTERVAL_MS) is meaning
+
+
+def test_patience_grows_with_queueing() -> None:
+    assert (
+        patience_ns(state(rtt_peak_us=10_000), INTERVAL_MS) - patience_ns(state(), INTERVAL_MS) == 20_000_000
+    )
+
+
+def test_the_first_path_that_is_up_is_chosen_else_the_first() -> None:
+    assert chosen([Health.DOWN, Health.UP, Health.UP]) == 1
+    assert chosen([Health.DOWN, Health.NEW]) == 0
