@@ -13,7 +13,7 @@ import time
 
 BENCHES = {
     "datapath": "nanoseconds of each eBPF program for a packet",
-    "throughput": "TCP through the fabric, over bare wireguard-go, and in clear",
+    "throughput": "TCP through the fabric, over bare WireGuard, and in clear",
     "compiler": "milliseconds of an event in the compiler",
     "propagation": "from a put in etcd to another node's maps",
     "memory": "what an agent weighs, and what an event costs it",

@@ -23,13 +23,14 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from bench.rows import Goal, Row, at_most, report, row
-from bench.turntable import LINK_HEADER, TC_ACT_UNSPEC, Spin, Turntable, compile_turntable
+from bench.turntable import LINK_HEADER, TC_ACT_UNSPEC, Spin, Turntable
 from meshfabric.kernel.bpf import Map, SkbContext
 from meshfabric.model import tables
 from meshfabric.model.tables import Direction
 from tests.packet import world as fabric
-from tests.packet.arena import Arena, arena, build
+from tests.packet.arena import Arena, arena, build, compile_extra
 
+TURNTABLE = Path(__file__).with_name("turn.bpf.c")
 TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7  # linux/pkt_cls.h
 ROUNDS = 31
 RUNS = 65536  # in a round
@@ -169,7 +170,7 @@ class Bench:
     """The datapath in an arena of its own, with the world of the packet tests."""
 
     def __init__(self, place: Arena, folder: Path) -> None:
-        self._place, self._turn = place, compile_turntable(folder)
+        self._place, self._turn = place, compile_extra(TURNTABLE, folder)
         self._datapath = place.load()
         self._world = _world()
         self._ifindex = place.devices(self._world.devices)

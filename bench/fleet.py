@@ -38,6 +38,9 @@ from meshfabric.store.settings import Settings as StoreSettings
 
 POLL_S = 0.05
 TIMEOUT_S = 60.0  # an answer of etcd waits here until a hundred others have had their turn
+LEASE_S = 600
+"""A thousand agents with a quarter of a thousandth of a machine each would lose leases of the usual length
+while they hear of each other, and each loss is a change for all, which would go on for ever."""
 KIB = 1024
 
 
@@ -108,10 +111,9 @@ class Agent:
         self._running = [asyncio.create_task(part) for part in parts]
 
     async def _stay_alive(self) -> None:
-        """Not before the first listing is done: here a hundred of them hold each other up, and a lease
-        that nobody has the time to renew would be a change for all."""
+        """Not before the first listing is done: here a hundred of them hold each other up."""
         await self._listed.wait()
-        await stay_alive(self._etcd, crowd.FABRIC, self._loop.world.node)
+        await stay_alive(self._etcd, crowd.FABRIC, self._loop.world.node, LEASE_S)
 
     def when(self, revision: int) -> float | None:
         """When it had applied this revision, if it has."""

@@ -10,19 +10,17 @@ happens; the snapshots of a changed world are in it, spread over the events.
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable
 from pathlib import Path
 from statistics import median
 
-from bench import cell, records
-from bench.rows import Row, at_most, report, row
-from bench.stand import Stand, stand
+from bench import records
+from bench.rows import Row, at_most, row
+from bench.stand import Stand, run
 from meshfabric.compiler.addresses import key_of
 from meshfabric.kernel.bpf import Map
 from meshfabric.store.client import Etcd
-from meshfabric.store.settings import Settings
 
 SIZES = (10, 1000, 10_000, 50_000)
 RSS_GOALS_MB = {10_000: at_most(80), 50_000: at_most(120)}
@@ -104,16 +102,5 @@ async def measure(place: Stand, etcd: Etcd, endpoints: int) -> list[Row]:
     ]
 
 
-async def run(sizes: list[int]) -> None:
-    """Every size, with an etcd of their own."""
-    rows: list[Row] = []
-    with stand() as place:
-        async with Etcd(Settings((place.etcd.endpoint,))) as etcd:
-            for endpoints in sorted(sizes):
-                rows += await measure(place, etcd, endpoints)
-    report("memory", rows)
-
-
 if __name__ == "__main__":
-    cell.enclose("memory")
-    asyncio.run(run([int(size) for size in sys.argv[1:]] or list(SIZES)))
+    run("memory", measure, SIZES)

@@ -12,17 +12,15 @@ maps: from the agent's word that etcd's first page came until the last entry is 
 
 import asyncio
 import random
-import sys
 import time
 from datetime import datetime
 
-from bench import cell, records
-from bench.rows import Row, at_most, percentile, report, row
-from bench.stand import Stand, has, stand
+from bench import records
+from bench.rows import Row, at_most, percentile, row
+from bench.stand import Stand, has, run
 from meshfabric.kernel.bpf import Map
 from meshfabric.model.addresses import Address
 from meshfabric.store.client import Etcd
-from meshfabric.store.settings import Settings
 
 SIZES = (10, 1000, 10_000, 50_000)
 RUNS, CHANGES = 5, 150
@@ -91,16 +89,5 @@ async def measure(place: Stand, etcd: Etcd, endpoints: int) -> list[Row]:
     ]
 
 
-async def run(sizes: list[int]) -> None:
-    """Every size in turn."""
-    rows: list[Row] = []
-    with stand() as place:
-        async with Etcd(Settings((place.etcd.endpoint,))) as etcd:
-            for endpoints in sorted(sizes):
-                rows += await measure(place, etcd, endpoints)
-    report("propagation", rows)
-
-
 if __name__ == "__main__":
-    cell.enclose("propagation")
-    asyncio.run(run([int(size) for size in sys.argv[1:]] or list(SIZES)))
+    run("propagation", measure, SIZES)

@@ -7,20 +7,23 @@
 Owns the two processes and their folders; `records` has what is written.
 """
 
+import asyncio
 import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
+from bench import cell
 from bench.records import FABRIC, HERE, SEGMENT
+from bench.rows import Row, report
 from meshfabric.agent.memory import SNAPSHOT_FILE
 from meshfabric.api.client import call
 from meshfabric.api.messages import Ask
@@ -31,6 +34,8 @@ from meshfabric.model.addresses import Address
 from meshfabric.model.errors import MeshfabricError
 from meshfabric.model.node import NodeKind
 from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from meshfabric.store.client import Etcd
+from meshfabric.store.settings import Settings as StoreSettings
 from tests.etcd import CALM, Server
 
 BPFFS = Path("/sys/fs/bpf")
@@ -42,7 +47,7 @@ LOG_TAIL = 2000
 
 
 class Stand:
-    """Use it in `with stand() as place`, after `cell.enclose`."""
+    """Use it in `with stand() as place`, inside a cell."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -149,3 +154,18 @@ def stand() -> Iterator[Stand]:
         finally:
             place.end_agent()
             place.etcd.stop()
+
+
+def run(
+    bench: str, measure: Callable[[Stand, Etcd, int], Awaitable[list[Row]]], sizes: Sequence[int]
+) -> None:
+    """Measure on one stand at each number of endpoints, those of the command line if there are any."""
+    cell.enclose(bench)
+    wanted = sorted([int(size) for size in sys.argv[1:]] or sizes)
+
+    async def all_sizes(place: Stand) -> list[Row]:
+        async with Etcd(StoreSettings((place.etcd.endpoint,))) as etcd:
+            return [row for size in wanted for row in await measure(place, etcd, size)]
+
+    with stand() as place:
+        report(bench, asyncio.run(all_sizes(place)))

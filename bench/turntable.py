@@ -5,8 +5,6 @@ a tail call; `datapath` owns what is measured. Times are the kernel's own
 (BPF_PROG_TEST_RUN): ns for one run, mean of a great many.
 """
 
-import platform
-import subprocess
 import time
 from pathlib import Path
 from statistics import mean
@@ -84,13 +82,3 @@ class Turntable:
         runs = [turn.test_run(spin.packet, ctx=spin.context, repeat=repeat) for _ in range(count)]
         self.verdict = runs[-1].retval
         return mean(run.duration_ns for run in runs)
-
-
-def compile_turntable(folder: Path) -> Path:
-    """The object file, made in `folder`."""
-    target = folder / "turn.bpf.o"
-    headers = f"/usr/include/{platform.machine()}-linux-gnu"
-    flags = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-idirafter", headers]
-    source = Path(__file__).with_name("turn.bpf.c")
-    subprocess.run(["clang-19", *flags, "-c", str(source), "-o", str(target)], check=True)
-    return target

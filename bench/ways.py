@@ -1,15 +1,17 @@
-"""Other ways between the same pods and nodes of a lab: bare wireguard-go, and the kernel's routing in clear.
+"""Other ways between the same pods and nodes of a lab: bare WireGuard, and the kernel's routing in clear.
 
-      pod --eth1--> node: ip_forward --+-- barewg0 (wireguard-go, two peers, nothing of ours) --> node --> pod
-                                       +-- up0, in clear ---------------------------------------> node --> pod
+      pod --eth1--> node: ip_forward --+-- barewg0 (WireGuard, two peers, nothing of ours) --> node --> pod
+                                       +-- up0, in clear ------------------------------------> node --> pod
 
-Every pod gets a second card, with an address for each of the two ways; all
-devices have the MTU of the fabric's pods. Owns what is set up beside the
-fabric; `throughput` measures.
+WireGuard is the kernel's own where it has one, as it is for the fabric. Every
+pod gets a second card, with an address for each of the two ways; all devices
+have the MTU of the fabric's pods. Owns what is set up beside the fabric;
+`throughput` measures.
 """
 
 from typing import NamedTuple
 
+from meshfabric.kernel import features
 from meshfabric.lab import tools
 from meshfabric.lab.process import Process, run, spawn
 from meshfabric.lab.state import Lab
@@ -56,9 +58,11 @@ def _underlay(lab: Lab, name: str) -> str:
 
 
 def _start_wireguard(lab: Lab, name: str, key: str, mtu: int) -> None:
-    node, binary = lab.node(name), tools.find("wireguard-go")
-    spawn([binary, "-f", DEVICE], lab.log("bare", name), into=node, env=tools.environment())
-    run(node, ["timeout", str(START_S), "sh", "-c", f"until wg show {DEVICE}; do sleep .01; done"])
+    node = lab.node(name)
+    if features.wireguard_module().present:
+        ip(node, [f"link add {DEVICE} type wireguard"])
+    else:
+        _start_wireguard_go(lab, name)
     run(node, ["wg", "set", DEVICE, "private-key", "/dev/stdin", "listen-port", str(PORT)], stdin=key)
     run(node, ["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
     ip(
@@ -69,6 +73,12 @@ def _start_wireguard(lab: Lab, name: str, key: str, mtu: int) -> None:
             f"address add {_subnet(lab, CLEAR, name)}.{NODE_HOST}/32 dev lo",
         ],
     )
+
+
+def _start_wireguard_go(lab: Lab, name: str) -> None:
+    node, binary = lab.node(name), tools.find("wireguard-go")
+    spawn([binary, "-f", DEVICE], lab.log("bare", name), into=node, env=tools.environment())
+    run(node, ["timeout", str(START_S), "sh", "-c", f"until wg show {DEVICE}; do sleep .01; done"])
 
 
 def _join(lab: Lab, name: str, other: str, key: str) -> None:

@@ -27,11 +27,11 @@ REPORTS_PER_S = 200  # of all nodes together: a thousand that each tell of every
 log = logging.getLogger(__name__)
 
 
-async def stay_alive(etcd: Etcd, fabric: str, node: str) -> None:
+async def stay_alive(etcd: Etcd, fabric: str, node: str, lease_s: int = LEASE_S) -> None:
     """Hold the lease until cancelled; another one is taken when it was lost."""
     while True:
         with suppress(MeshfabricError):  # the follower shows that etcd is away
-            lease = await etcd.lease(LEASE_S)
+            lease = await etcd.lease(lease_s)
             await etcd.put(alive_key(fabric, node).encode(), b"{}", lease.id)
             log.info("lease lost", extra={"reason": await lease.lost()})
         await asyncio.sleep(RETRY_S)

@@ -107,12 +107,11 @@ def build() -> None:
     subprocess.run(["make", "--silent", "-C", str(BPF_SOURCES)], check=True)
 
 
-def compile_extra(name: str, folder: Path) -> Path:
-    """The object of `tests/packet/<name>.bpf.c`, which may include the datapath's headers."""
-    target = folder / f"{name}.bpf.o"
+def compile_extra(source: Path, folder: Path) -> Path:
+    """The object of a BPF program that is none of the datapath's but may include its headers."""
+    target = folder / source.with_suffix(".o").name
     headers = [f"-I{BPF_SOURCES}/include", f"-I{BPF_SOURCES}/lib"]
     system = ["-idirafter", f"/usr/include/{platform.machine()}-linux-gnu"]
     flags = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-fno-strict-aliasing", *headers, *system]
-    source = Path(__file__).with_name(f"{name}.bpf.c")
     subprocess.run(["clang-19", *flags, "-c", str(source), "-o", str(target)], check=True)
     return target

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +16,14 @@ from tests.packet.world import FAR, MUTE, World
 
 NS_PER_S = 10**9
 LONG_NS = 60 * NS_PER_S
+SOURCE = Path(__file__).with_name("choose.bpf.c")
 Chosen = Callable[[int], str | None]
 
 
 @pytest.fixture(scope="module")
 def chosen(place: Arena, rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chosen]:
     """The tunnel to the node at a place, by choose.bpf.c, which looks at the rig's own maps."""
-    built = compile_extra("choose", tmp_path_factory.mktemp("choose"))
+    built = compile_extra(SOURCE, tmp_path_factory.mktemp("choose"))
     names = {index: name for name, index in rig.ifindex.items()}
     with place.run(loader.load, [built], place.pins) as extra:
         assert "paths" in extra.adopted
