@@ -5,6 +5,9 @@
 Times are of `REPEATS` different events of a sort, in ms, with the places that each
 makes stale. Memory is in bytes for an endpoint, by tracemalloc and by the resident
 set. At the end the plan must be the one that is compiled from nothing.
+
+The rows `many policies` are of another world: `MANY_POLICIES` of all tiers over
+`MANY_LABEL_SETS`, of which `MANY_SUBJECTS` are those of local workloads.
 """
 
 import gc
@@ -20,8 +23,16 @@ from meshfabric.compiler.step import compile_plan, stale_places, step
 from meshfabric.model.addresses import MAPPED, Address
 from meshfabric.model.labels import Labels, make_labels
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeKind, NodeRecord, Tunnel, Uplink, Workload
-from meshfabric.model.plan import Plan
-from meshfabric.model.policy import EgressText, IngressText, Policy, PolicyText, read_policy
+from meshfabric.model.plan import Plan, Table
+from meshfabric.model.policy import Policy
+from meshfabric.model.policytext import (
+    LANGUAGE,
+    EgressText,
+    IngressText,
+    PolicyText,
+    SelectorText,
+    read_policy,
+)
 from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
 from meshfabric.model.world import Event, Kind, World
 
@@ -32,6 +43,10 @@ POLICIES = 50
 LOCAL_WORKLOADS = 20
 UPLINKS = 2
 REPEATS = 21
+MANY_POLICIES = 10_000
+MANY_LABEL_SETS = 5_000
+MANY_SUBJECTS = 100
+APART = 49  # subjects in all tiers and teams
 MS = 1000
 PAGE = 4096
 
@@ -90,6 +105,32 @@ def policy(number: int, port: int = 443) -> Policy:
             f"tier=tier{number % 10}, app!=app{number}",
             [IngressText([f"team=team{number % 5}", f"app=app{number}"], [f"tcp/{port}", "udp/8000-8100"])],
             [EgressText([f"tier=tier{number % 10}"]), EgressText([f"team in (team{number % 5}, none)"])],
+        )
+    )
+
+
+def one_of_many(number: int, port: int = 443) -> Policy:
+    """About one app of many and ten others; each hundredth about a tier and a team."""
+    app, tier, team = number % MANY_LABEL_SETS, number // 100 % 10, number // 100 % 5
+    wide, admin = number % 100 == 0, number % 10 == 0
+    near: list[SelectorText] = [f"app=app{(app + 1 + turn) % MANY_LABEL_SETS}" for turn in range(10)]
+    return read_policy(
+        PolicyText(
+            f"many{number}",
+            f"tier=tier{tier}, team!=team{(team + 1) % 5}" if wide else f"app=app{app}",
+            [
+                IngressText(near[:5], [f"tcp/{port}", "udp/53"]),
+                IngressText(
+                    [f"team=team{team}"] if wide else near[5:],
+                    ["tcp/22"] if wide else ["udp/8000-8100"],
+                    "deny",
+                ),
+                IngressText([{"entity": "host"}], None, "pass" if admin else "allow"),
+            ],
+            [EgressText([f"tier=tier{tier}"], ["tcp"])] if number % 20 == 7 else None,
+            min_version=LANGUAGE,
+            tier="admin" if admin else "normal",
+            priority=number % 1000 if admin else None,
         )
     )
 
@@ -211,7 +252,40 @@ def run(endpoints: int, nodes: int) -> None:
     rows += [measure(what, world, plan, make) for what, make in sorts(endpoints, nodes)]
     assert compile_plan(world) == plan
     del world, plan, whole
-    report("compiler", [*rows, traced(endpoints, nodes)])
+    report("compiler", [*rows, *many_policies(nodes), traced(endpoints, nodes)])
+
+
+def many_policies(nodes: int) -> list[Row]:
+    """Everything from nothing, and one change of several sorts."""
+    world = World(SETTINGS)
+    policies = [Event(Kind.POLICY, f"many{number}", one_of_many(number)) for number in range(MANY_POLICIES)]
+    start = time.perf_counter()
+    for event in [*(endpoint(number, nodes, number) for number in range(MANY_LABEL_SETS)), *policies]:
+        world.apply(event)
+    for number in range(MANY_SUBJECTS):
+        world.apply(local(number * APART))
+    plan = compile_plan(world)
+    took = (time.perf_counter() - start) * MS
+    entries = sum(1 for _ in plan.entries(Table.POLICY))
+    rows = [row(f"many policies: from nothing to {entries} entries", [took], "ms")]
+    rows += [measure(f"many policies: {what}", world, plan, make) for what, make in many_sorts(nodes)]
+    assert compile_plan(world) == plan
+    return rows
+
+
+def many_sorts(nodes: int) -> Iterator[tuple[str, Callable[[int], Event]]]:
+    """Changes in a world of many policies."""
+
+    def changed(number: int, port: int) -> Event:
+        return Event(Kind.POLICY, f"many{number}", one_of_many(number, port))
+
+    yield "a narrow one changes", lambda turn: changed((1 + turn) * APART, 1000 + turn)
+    yield "a wide one changes", lambda turn: changed(100 * turn, 1000 + turn)
+    yield "a wide one goes", lambda turn: Event(Kind.POLICY, f"many{100 * turn}")
+    yield "a wide one comes", lambda turn: changed(100 * turn, 443)
+    yield "new label set", lambda turn: endpoint(turn, nodes, MANY_LABEL_SETS + turn)
+    yield "subject goes", lambda turn: Event(Kind.WORKLOAD, f"shop/local-{(1 + turn) * APART}")
+    yield "subject comes", lambda turn: local((1 + turn) * APART)
 
 
 def policy_event(turn: int) -> Event:

@@ -1,6 +1,6 @@
 """The same answers by simpler means: slow, short and without the structures that they are held against.
 
-`says_who` reads policies as a person would; `asks_table` looks a packet up in
+`says_who` reads policies as a person would, tier after tier; `asks_table` looks a packet up in
 compiled entries as the datapath does (bpf/include/types.h); `meaning` is a plan
 with every number replaced by what it stands for, so that plans of worlds that
 gave out their numbers in another order can be compared.
@@ -11,7 +11,7 @@ from typing import Any
 
 from meshfabric.model.labels import Labels
 from meshfabric.model.plan import Plan, Table
-from meshfabric.model.policy import Policy, Rule
+from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
@@ -33,26 +33,68 @@ KEY_BITS = 96
 
 def says_who(
     policies: Iterable[Policy],
+    own_host: Labels | None,
     subject: Labels,
     peer: Labels | None,
     direction: Direction,
     packet: tuple[int, int],
 ) -> bool:
-    """Whether documents let `subject` exchange the packet (protocol, port) with `peer` (None: unknown)."""
-    ruled, allowed = False, False
-    for policy in policies:
-        rules = policy.ingress if direction is Direction.INGRESS else policy.egress
-        if rules is not None and MEANING[policy.select](dict(subject)):
-            ruled = True
-            allowed = allowed or any(_allows(rule, peer, packet) for rule in rules)
-    return allowed or not ruled
+    """Whether documents let `subject` exchange the packet (protocol, port) with `peer` (None: unknown).
+
+    One tier after the other; `own_host` are the labels of the host that the subject is on.
+    """
+    asked = [policy for policy in policies if MEANING[policy.select](dict(subject))]
+    asked = [policy for policy in asked if _rules(policy, direction) is not None]
+
+    def actions(tier: Tier, priority: int | None = None) -> set[Action]:
+        return {
+            rule.action
+            for policy in asked
+            if policy.tier is tier and priority in (None, policy.priority)
+            for rule in _rules(policy, direction) or ()
+            if _covers(rule, own_host, peer, packet)
+        }
+
+    for priority in sorted({policy.priority for policy in asked}):
+        said = actions(Tier.ADMIN, priority)
+        if Action.DENY in said:
+            return False
+        if Action.PASS in said:
+            break
+        if Action.ALLOW in said:
+            return True
+    said = actions(Tier.NORMAL)
+    if said:
+        return Action.DENY not in said
+    if direction is Direction.INGRESS and own_host is not None and peer == own_host:
+        return True
+    normal = [policy for policy in asked if policy.tier is Tier.NORMAL]
+    if normal:
+        ingress = direction is Direction.INGRESS
+        rest = {policy.ingress_default if ingress else policy.egress_default for policy in normal}
+        return rest == {Action.ALLOW}
+    for priority in sorted({policy.priority for policy in asked}):
+        said = actions(Tier.BASELINE, priority)
+        if said:
+            return Action.DENY not in said
+    return True
 
 
-def _allows(rule: Rule, peer: Labels | None, packet: tuple[int, int]) -> bool:
-    peer_fits = rule.peers is None or (
-        peer is not None and any(MEANING[selector](dict(peer)) for selector in rule.peers)
-    )
-    return peer_fits and (rule.ports is None or any(PORT_MEANING[ports](*packet) for ports in rule.ports))
+def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
+    return policy.ingress if direction is Direction.INGRESS else policy.egress
+
+
+def _covers(rule: Rule, own_host: Labels | None, peer: Labels | None, packet: tuple[int, int]) -> bool:
+    fits = rule.peers is None or any(_is(one, own_host, peer) for one in rule.peers)
+    return fits and (rule.ports is None or any(PORT_MEANING[ports](*packet) for ports in rule.ports))
+
+
+def _is(wanted: Peer, own_host: Labels | None, peer: Labels | None) -> bool:
+    if wanted is Entity.FABRIC:
+        return True
+    if peer is None:
+        return False
+    return peer == own_host if isinstance(wanted, Entity) else MEANING[wanted](dict(peer))
 
 
 def asks_table(
@@ -93,9 +135,7 @@ def enforces(
 ) -> bool:
     """What a node enforces for one of its workloads: the documents, and that the host may reach it."""
     host = world.workloads.get(world.node)
-    if direction is Direction.INGRESS and host is not None and peer == host.labels:
-        return True
-    return says_who(world.policies.values(), subject, peer, direction, packet)
+    return says_who(world.policies.values(), host.labels if host else None, subject, peer, direction, packet)
 
 
 def holders(world: World) -> dict[bytes, tuple[str, Labels]]:

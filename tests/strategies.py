@@ -17,16 +17,18 @@ from hypothesis import strategies as st
 from meshfabric.model.addresses import Address, parse_address
 from meshfabric.model.labels import Labels, Selector, make_labels, parse_selector
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeKind, NodeRecord, Tunnel, Uplink, Workload
-from meshfabric.model.policy import (
+from meshfabric.model.policy import Policy
+from meshfabric.model.policytext import (
+    LANGUAGE,
+    DefaultText,
     EgressText,
     IngressText,
-    Policy,
     PolicyText,
-    Ports,
     SelectorText,
-    parse_ports,
+    host_of,
     read_policy,
 )
+from meshfabric.model.ports import Ports, parse_ports
 from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
 from meshfabric.model.world import Event, Kind, World
 
@@ -38,7 +40,17 @@ MTUS = (1280, 1400, 1500, 9000)
 PORT_BASE = 51820
 
 LABEL_SETS: tuple[Labels, ...] = tuple(
-    map(make_labels, [{}, {"app": "web"}, {"app": "db"}, {"app": "web", "tier": "gold"}, {"tier": "tin"}])
+    map(
+        make_labels,
+        [
+            {},
+            {"app": "web"},
+            {"app": "db"},
+            {"app": "web", "tier": "gold"},
+            {"tier": "tin"},
+            {"meshfabric.io/kind": "host", "meshfabric.io/node": "n2"},
+        ],
+    )
 )
 
 Says = Callable[[Mapping[str, str]], bool]
@@ -53,7 +65,19 @@ SELECTORS: dict[str, Says] = {
     "app=web, tier=gold": lambda labels: labels.get("app") == "web" and labels.get("tier") == "gold",
     "app=nobody": lambda labels: False,
 }
+NODE_MEANING: dict[str, Says] = {
+    "n2": lambda labels: labels.get("meshfabric.io/node") == "n2",
+    "n3": lambda labels: False,
+}
+"""Of `{node: n2}` among peers: no workload of `LABEL_SETS` is another node's host."""
 MEANING: dict[Selector, Says] = {parse_selector(text): says for text, says in SELECTORS.items()}
+MEANING |= {host_of(node): says for node, says in NODE_MEANING.items()}
+PEERS: tuple[SelectorText, ...] = (
+    *sorted(SELECTORS),
+    *({"entity": entity} for entity in ("fabric", "host")),
+    *({"node": node} for node in NODE_MEANING),
+)
+PRIORITIES = (0, 1, 1000, None)
 
 ICMP, TCP, UDP = 1, 6, 17
 Allows = Callable[[int, int], bool]
@@ -195,13 +219,38 @@ def endpoints() -> st.SearchStrategy[Endpoint]:
 
 
 def policy_texts(name: str = "p") -> st.SearchStrategy[PolicyText]:
-    """A document with at least one direction, empty lists included."""
-    peers: st.SearchStrategy[list[SelectorText] | None] = st.none() | st.lists(selectors, max_size=2)
+    """A document of any tier with at least one direction, empty lists included; nothing expires."""
+    normal, ranked = ("allow", "allow", "deny"), ("allow", "deny")
+    plain = _documents(name, normal, 0, tier=st.just("normal"), default=st.none() | defaults())
+    admin = _documents(name, (*ranked, "pass"), 1, tier=st.just("admin"), priority=priorities)
+    baseline = _documents(name, ranked, 1, tier=st.just("baseline"), priority=priorities)
+    return plain | plain | admin | baseline
+
+
+priorities = st.sampled_from(PRIORITIES)
+
+
+def defaults() -> st.SearchStrategy[DefaultText]:
+    """What a document says of the rest."""
+    verdict = st.sampled_from([None, "allow", "deny"])
+    return st.builds(DefaultText, verdict, verdict)
+
+
+def _documents(
+    name: str, actions: tuple[str, ...], least: int, **more: st.SearchStrategy[Any]
+) -> st.SearchStrategy[PolicyText]:
+    peers = st.none() | st.lists(st.sampled_from(PEERS), max_size=2)
     ports = st.none() | st.lists(st.sampled_from(sorted(PORTS)), max_size=2)
-    ingress = st.lists(st.builds(IngressText, peers, ports), max_size=2)
-    egress = st.lists(st.builds(EgressText, peers, ports), max_size=2)
+    action = st.sampled_from(actions)
+    ingress = st.lists(st.builds(IngressText, peers, ports, action), min_size=least, max_size=3)
+    egress = st.lists(st.builds(EgressText, peers, ports, action), min_size=least, max_size=3)
     either = st.tuples(ingress, st.none()) | st.tuples(st.none(), egress) | st.tuples(ingress, egress)
-    return st.builds(lambda select, both: PolicyText(name, select, *both), selectors, either)
+    return st.builds(
+        lambda select, both, **rest: PolicyText(name, select, both[0], both[1], min_version=LANGUAGE, **rest),
+        selectors,
+        either,
+        **more,
+    )
 
 
 def policies(name: str = "p") -> st.SearchStrategy[Policy]:
@@ -235,7 +284,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.NODE, NODES, records),
         (Kind.ALIVE, NODES, lambda key: st.just(True)),
         (Kind.REVOKED, NODES[1:], lambda key: st.just(True)),
-        (Kind.POLICY, ["p", "q", "r"], policies),
+        (Kind.POLICY, ["p", "q", "r", "s"], policies),
         (Kind.ENDPOINT, ADDRESSES, lambda key: endpoints()),
         (Kind.WORKLOAD, LOCAL, workloads),
         (Kind.LINK, DEVICES, links),

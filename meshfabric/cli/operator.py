@@ -14,7 +14,7 @@ from meshfabric.cli.exits import DeniedError
 from meshfabric.cli.reach import Reach
 from meshfabric.model.errors import InputError, PermanentError, TemporaryError
 from meshfabric.model.plan import Table
-from meshfabric.model.policy import PolicyText
+from meshfabric.model.policytext import PolicyText
 from meshfabric.store import keys
 from meshfabric.store.client import TXN_BYTES, TXN_OPS, Entry, Etcd
 from meshfabric.store.connection import PERMISSION_DENIED, TokenRefused

@@ -5,6 +5,8 @@ written to etcd (`operator`, imported only then: gRPC is slow to import).
 """
 
 import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,8 @@ from meshfabric.cli.output import Format, Output, encode, print_rows, working
 from meshfabric.cli.reach import Options, find, with_options
 from meshfabric.cli.table import Column
 from meshfabric.model.errors import InputError
-from meshfabric.model.policy import PolicyText, read_policy
+from meshfabric.model.policy import Policy, in_force
+from meshfabric.model.policytext import PolicyText, read_policy
 
 policy_app = typer.Typer()
 
@@ -25,9 +28,12 @@ STDIN = "-"
 WAIT_S = 30
 COLUMNS = (
     Column("policy", "POLICY"),
+    Column("tier", "TIER", spare=1),
     Column("select", "SELECTS", wraps=True),
     Column("direction", "DIRECTION"),
-    Column("allows", "ALLOWS", wraps=True),
+    Column("action", "ACTION"),
+    Column("allows", "WHAT", wraps=True),
+    Column("expires", "EXPIRES", spare=2),
     Column("selected", "HERE", right=True),
 )
 
@@ -39,7 +45,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")]
 
 @policy_app.command("list")
 def list_policies(socket: Socket = SOCKET, output: Output = Format.TABLE) -> None:
-    """Every rule in force on this node; HERE counts the workloads of this node that it is about."""
+    """Every rule in force on this node; HERE counts the workloads of this node that it is about.
+
+    What has expired is not in force.
+    """
     print_rows(ask_rows(socket, "policies"), COLUMNS, output, "policies")
 
 
@@ -47,17 +56,18 @@ def list_policies(socket: Socket = SOCKET, output: Output = Format.TABLE) -> Non
 def check_policies(file: File) -> None:
     """Read a file and say in words what it does; needs no agent and no etcd.
 
-    Exit code 1 if the file is wrong.
+    Exit code 1 if the file is wrong. What has expired already is said, and is no mistake.
     """
     from meshfabric.cli.words import describe
 
     text = _text(file)
     try:
         policies = _policies(text, file)
-        described = [describe(read_policy(policy)) for policy in policies]
+        read = [read_policy(policy) for policy in policies]
     except InputError as error:
         raise FoundError(error.what, place=error.place, remedy=error.remedy) from error
-    typer.echo("\n\n".join(described))
+    typer.echo("\n\n".join(map(describe, read)))
+    _warn_of_expired(read)
 
 
 @policy_app.command("apply")
@@ -75,6 +85,7 @@ def apply_policies(
     Repeating it changes nothing. Policies that the file does not name stay.
     """
     policies = _policies(_text(file), file)
+    _warn_of_expired(map(read_policy, policies))
     from meshfabric.cli import operator
 
     reach = find(options)
@@ -121,6 +132,18 @@ def _policies(text: str, file: str) -> list[PolicyText]:
     if not policies:
         raise InputError("no policy in it", place=place, remedy="begin with name: and select:")
     return policies
+
+
+def _warn_of_expired(policies: Iterable[Policy]) -> None:
+    now = datetime.now(UTC)
+    for policy in policies:
+        living = in_force(policy, now)
+        if living is None:
+            typer.echo(f"warning: {policy.name} has expired: it counts as absent", err=True)
+        elif living != policy:
+            count = len(policy.rules) - len(living.rules)
+            what = f"{count} of its {len(policy.rules)} rules"
+            typer.echo(f"warning: {policy.name}: {what} expired and count as absent", err=True)
 
 
 def _text(file: str) -> str:

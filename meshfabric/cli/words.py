@@ -3,42 +3,78 @@
 from collections.abc import Iterator
 
 from meshfabric.model.labels import Selector, format_selector
-from meshfabric.model.policy import Policy, Ports, Rule, format_ports
+from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier, format_expiry
+from meshfabric.model.ports import Ports, format_ports
 
 INDENT = "  "
 NOT_RULED = "not ruled by this policy"
+TIERS = {
+    Tier.ADMIN: "before all policies of tier normal",
+    Tier.BASELINE: "only where no policy of tier normal selects",
+}
+ENTITIES = {Entity.FABRIC: "anyone in the fabric", Entity.HOST: "the host of its own node"}
 
 
 def describe(policy: Policy) -> str:
     """What a policy does, some lines without a last newline."""
-    return "\n".join([f"{policy.name} is about {_subject(policy.select)}", *_directions(policy)])
+    return "\n".join(
+        [
+            f"{policy.name} is about {_subject(policy.select)}",
+            f"{INDENT}tier: {_tier(policy)}",
+            *([f"{INDENT}until: {format_expiry(policy.expires)}"] if policy.expires else []),
+            *_direction(policy, "in", "from", "come in", policy.ingress, policy.ingress_default),
+            *_direction(policy, "out", "to", "leave", policy.egress, policy.egress_default),
+        ]
+    )
 
 
-def _directions(policy: Policy) -> Iterator[str]:
-    yield from _direction("in", "from", "come in", policy.ingress)
-    yield from _direction("out", "to", "leave", policy.egress)
+def _tier(policy: Policy) -> str:
+    if policy.tier is Tier.NORMAL:
+        return str(policy.tier.value)
+    return f"{policy.tier.value}, priority {policy.priority}: {TIERS[policy.tier]}"
 
 
-def _direction(name: str, word: str, verb: str, rules: tuple[Rule, ...] | None) -> Iterator[str]:
+def _direction(
+    policy: Policy, name: str, word: str, verb: str, rules: tuple[Rule, ...] | None, default: Action
+) -> Iterator[str]:
     if rules is None:
         yield f"{INDENT}{name}: {NOT_RULED}"
         return
-    if not rules:
-        yield f"{INDENT}{name}: nothing may {verb}, but what other policies allow"
-        return
-    yield f"{INDENT}{name}: only this may {verb}, and what other policies allow"
+    yield f"{INDENT}{name}: {_head(policy, verb, rules, default)}".rstrip()
     for rule in rules:
-        yield f"{INDENT * 2}{_ports(rule.ports)} {word} {_peers(rule.peers)}"
+        action = "" if _only_allows(policy, rules, default) else f"{rule.action.value} "
+        until = f", until {format_expiry(rule.expires)}" if rule.expires else ""
+        yield f"{INDENT * 2}{action}{_ports(rule.ports)} {word} {_peers(rule.peers)}{until}"
+
+
+def _head(policy: Policy, verb: str, rules: tuple[Rule, ...], default: Action) -> str:
+    if policy.tier is not Tier.NORMAL:
+        return ""
+    if default is Action.ALLOW:
+        return f"anything may {verb}, but what a rule or another policy denies"
+    if not rules:
+        return f"nothing may {verb}, but what other policies allow"
+    what = "this" if _only_allows(policy, rules, default) else "what a rule allows"
+    return f"only {what} may {verb}, and what other policies allow"
+
+
+def _only_allows(policy: Policy, rules: tuple[Rule, ...], default: Action) -> bool:
+    allows = all(rule.action is Action.ALLOW for rule in rules)
+    return policy.tier is Tier.NORMAL and default is Action.DENY and allows
 
 
 def _subject(selector: Selector) -> str:
     return f"workloads with {format_selector(selector)}" if selector else "every workload"
 
 
-def _peers(peers: tuple[Selector, ...] | None) -> str:
+def _peers(peers: tuple[Peer, ...] | None) -> str:
     if peers is None:
         return "anyone"
-    return " or ".join(_subject(peer) for peer in peers) or "nobody"
+    return " or ".join(map(_peer, peers)) or "nobody"
+
+
+def _peer(peer: Peer) -> str:
+    return ENTITIES[peer] if isinstance(peer, Entity) else _subject(peer)
 
 
 def _ports(ports: tuple[Ports, ...] | None) -> str:

@@ -22,6 +22,7 @@ def node_record_entries(world: World) -> Entries:
         world.uplinks,
         tuple(_tunnels(world)),
         __version__,
+        settings.wireguard.value,
     )
     return {(Table.RECORDS, f"nodes/{settings.node}"): msgspec.json.encode(record)}
 

@@ -6,13 +6,14 @@ of steps must end in the plan that the oracle makes. A unit is the smallest
 thing that is compiled at once: one workload, one node, one pair of identities.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from itertools import chain, product
 from typing import Any
 
 from meshfabric.compiler.addresses import address_entry, key_of
+from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
-from meshfabric.compiler.policies import ANY_PEER, Rules, concerned, named, pair_entries, rules_of, subjects
+from meshfabric.compiler.policies import pair_entries, subjects
 from meshfabric.compiler.records import endpoint_record_entries, node_record_entries
 from meshfabric.compiler.wireguard import peer_entries, tunnel_entries, uplink_table_entries
 from meshfabric.compiler.workloads import (
@@ -35,9 +36,9 @@ Labelled = Endpoint | Workload
 def compile_plan(world: World) -> Plan:
     """The whole plan of a world."""
     plan = Plan()
-    rules: dict[int, Rules] = {}
-    for unit in _all_units(world):
-        _recompile(world, plan, unit, rules)
+    _recompile(world, plan, _all_units(world))
+    for subject, peers in all_pairs(world, plan).items():
+        _repair(world, plan, subject, peers)
     for address in chain(world.endpoints, world.here):
         _readdress(world, plan, address)
     return plan
@@ -48,12 +49,16 @@ def step(world: World, plan: Plan, event: Event) -> list[Change]:
     before = world.get(event.kind, event.key)
     numbered, mtu = _numbers(world, before, event.value), _mtu(world, event)
     units: dict[Unit, None] = dict.fromkeys(_touched(world, event, before))
+    pairs = touched_pairs(world, plan, event, before)
     world.apply(event)
     units |= dict.fromkeys(_touched(world, event, before))
-    units |= dict.fromkeys(_renumbered(world, numbered, _numbers(world, before, event.value)))
+    forget_rules(world, plan, event, before)
+    join(pairs, touched_pairs(world, plan, event, before))
+    join(pairs, _renumbered(world, numbered, _numbers(world, before, event.value)))
     units |= dict.fromkeys(_for_workloads(world) if _mtu(world, event) != mtu else ())
-    rules: dict[int, Rules] = {}
-    changes = [change for unit in units for change in _recompile(world, plan, unit, rules)]
+    changes = _recompile(world, plan, units)
+    for subject, peers in pairs.items():
+        changes += _repair(world, plan, subject, peers)
     for address in _addresses(event, before):
         changes += _readdress(world, plan, address)
     return changes
@@ -95,7 +100,6 @@ def _all_units(world: World) -> Iterator[Unit]:
     yield from _tunnels(world, range(MAX_SLOTS))
     yield from _for_nodes(world.nodes)
     yield from _for_workloads(world)
-    yield from _pairs(subjects(world), [ANY_PEER, *world.labels])
 
 
 def _tunnels(world: World, remotes: Iterable[int], locals_: Iterable[int] | None = None) -> Iterator[Unit]:
@@ -109,10 +113,6 @@ def _for_nodes(names: Iterable[str]) -> Iterator[Unit]:
 
 def _for_workloads(world: World) -> Iterator[Unit]:
     return ((what, name) for name in world.workloads for what in ("workload", "endpoint"))
-
-
-def _pairs(subject_numbers: Iterable[int], peers: Iterable[int]) -> Iterator[Unit]:
-    return (("policy", subject, peer) for subject, peer in product(subject_numbers, peers))
 
 
 def _touched(world: World, event: Event, before: object) -> Iterator[Unit]:
@@ -142,21 +142,10 @@ def _by_node(world: World, event: Event, before: object) -> Iterator[Unit]:
         yield from _tunnels(world, {uplink.slot for uplink in record.uplinks})
 
 
-def _by_policy(world: World, event: Event, before: object) -> Iterator[Unit]:
-    policy = world.policies.get(str(event.key))
-    if policy is not None:
-        yield from _pairs(concerned(world, policy), named(world, policy))
-
-
 def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
-    workload = world.workloads.get(str(event.key))
     yield from (("workload", event.key), ("endpoint", event.key))
-    if workload is not None:
-        yield from _pairs([world.identity(workload.labels)], [ANY_PEER, *world.labels])
     if event.key == host_name(world):
         yield from (("fabric",), ("routes",))
-        if workload is not None:
-            yield from _pairs(subjects(world), [world.identity(workload.labels)])
 
 
 def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
@@ -182,7 +171,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.NODE: _by_node,
     Kind.ALIVE: _nothing,
     Kind.REVOKED: _by_node,
-    Kind.POLICY: _by_policy,
+    Kind.POLICY: _nothing,
     Kind.ENDPOINT: _nothing,
     Kind.WORKLOAD: _by_workload,
     Kind.LINK: _by_link,
@@ -210,9 +199,10 @@ def _numbers(world: World, *things: object) -> dict[int, None]:
     return dict.fromkeys(number for number in found if number in world.labels)
 
 
-def _renumbered(world: World, before: dict[int, None], after: dict[int, None]) -> Iterator[Unit]:
+def _renumbered(world: World, before: dict[int, None], after: dict[int, None]) -> Pairs:
     """A label set that came into use, or went out of it, is a new peer to every subject."""
-    return _pairs(subjects(world), before.keys() ^ after.keys())
+    different = before.keys() ^ after.keys()
+    return {subject: set(different) for subject in subjects(world)} if different else {}
 
 
 def _addresses(event: Event, before: object) -> Iterator[Address]:
@@ -224,8 +214,22 @@ def _addresses(event: Event, before: object) -> Iterator[Address]:
             yield from workload.addresses
 
 
-def _recompile(world: World, plan: Plan, unit: Unit, rules: dict[int, Rules]) -> list[Change]:
-    new = _compile(world, unit, rules)
+def _recompile(world: World, plan: Plan, units: Iterable[Unit]) -> list[Change]:
+    return [
+        change for unit in units for change in _replace(plan, unit, _COMPILE[str(unit[0])](world, *unit[1:]))
+    ]
+
+
+def _repair(world: World, plan: Plan, subject: int, peers: Set[int]) -> list[Change]:
+    """Compile pairs of one subject; those with what is no identity any more come to nothing."""
+    compiled: dict[int, Entries] = {}
+    if subject in subjects(world):
+        compiled = pair_entries(world, rules_for(world, plan, subject), subject, peers)
+    new = ((("policy", subject, peer), compiled.get(peer, {})) for peer in peers)
+    return [change for unit, entries in new for change in _replace(plan, unit, entries)]
+
+
+def _replace(plan: Plan, unit: Unit, new: Entries) -> list[Change]:
     old = plan.units.get(unit, {})
     if new == old:
         return []
@@ -235,25 +239,6 @@ def _recompile(world: World, plan: Plan, unit: Unit, rules: dict[int, Rules]) ->
         del plan.units[unit]
     gone = [Change(*key, None, value) for key, value in old.items() if key not in new]
     return gone + [Change(*key, value, old.get(key)) for key, value in new.items() if old.get(key) != value]
-
-
-def _compile(world: World, unit: Unit, rules: dict[int, Rules]) -> Entries:
-    kind, arguments = str(unit[0]), unit[1:]
-    if kind == "policy":
-        subject, peer = arguments
-        assert isinstance(subject, int)
-        assert isinstance(peer, int)
-        return _policy(world, subject, peer, rules)
-    compiled: Entries = _COMPILE[kind](world, *arguments)
-    return compiled
-
-
-def _policy(world: World, subject: int, peer: int, rules: dict[int, Rules]) -> Entries:
-    if subject not in rules:
-        rules[subject] = rules_of(world, world.labels[subject]) if subject in subjects(world) else {}
-    if not rules[subject] or (peer != ANY_PEER and peer not in world.labels):
-        return {}
-    return pair_entries(world, rules[subject], subject, peer)
 
 
 def _readdress(world: World, plan: Plan, address: Address) -> list[Change]:

@@ -5,7 +5,8 @@ from meshfabric.compiler.programs import program_entries
 from meshfabric.compiler.wireguard import UNREACHABLE_METRIC
 from meshfabric.model.addresses import format_address, format_prefix, host_prefix, is_ipv4, prefix_of
 from meshfabric.model.names import GATEWAY4, GATEWAY6, host_devices
-from meshfabric.model.plan import Entries, Route, Table
+from meshfabric.model.plan import Entries, FairQueue, Route, Table
+from meshfabric.model.settings import Queue
 from meshfabric.model.tables import NOWHERE, Delivery, fabric_value, number, workload_value
 from meshfabric.model.world import World
 
@@ -47,12 +48,15 @@ def fabric_entries(world: World) -> Entries:
 
 
 def uplink_entries(world: World) -> Entries:
-    """The uplinks' devices by slot, with their programs."""
+    """The uplinks' devices by slot, with their programs and, as long as they are up, their queues."""
     entries: Entries = {}
     for uplink in world.uplinks:
-        link = world.links[world.settings.uplinks[uplink.slot].device]
+        wanted = world.settings.uplinks[uplink.slot]
+        link = world.links[wanted.device]
         entries[Table.UPLINKS, number(uplink.slot)] = number(link.index)
         entries |= program_entries(link, "uplink")
+        if wanted.qdisc is Queue.AUTO and link.up:
+            entries[Table.QUEUES, link.name] = FairQueue(link.index)
     return entries
 
 

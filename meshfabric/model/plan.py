@@ -26,6 +26,7 @@ class Table(Enum):
     HOST_ADDRESSES = "host_addresses"
     ROUTES = "routes"
     MTUS = "mtus"
+    QUEUES = "queues"
     FABRIC = "fabric"
     UPLINKS = "uplinks"
     NODES = "nodes"
@@ -81,6 +82,12 @@ class Route(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+class FairQueue(msgspec.Struct, frozen=True):
+    """The queue of an uplink is to be fq (key: its device), unless an operator chose another."""
+
+    ifindex: int
+
+
 class Attachment(msgspec.Struct, frozen=True):
     """A program on a device (key: device, "ingress" or "egress"); only then may the device be up."""
 
@@ -105,12 +112,14 @@ class Plan:
     """All entries, by the unit of the world that they were compiled from.
 
     Addresses come by the ten thousand and each is its own unit, so they are
-    kept flat, packed key to packed value.
+    kept flat, packed key to packed value. `rules` is what the compiler has read
+    out of the policies so far, by subject: to be had again from the world.
     """
 
     def __init__(self) -> None:
         self.units: dict[Unit, Entries] = {}
         self.addresses: dict[bytes, bytes] = {}
+        self.rules: dict[int, Any] = {}
 
     def entries(self, table: Table) -> Iterator[tuple[Key, Value]]:
         """Every entry of one table, in no particular order."""

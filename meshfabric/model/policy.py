@@ -1,145 +1,132 @@
-"""Who may talk to whom: the documents people write, and the same as checked values.
+"""Who may talk to whom, as checked values; `policytext` owns the documents that people write.
 
-    name: web-to-db
-    select: app=db                       # the workloads that the rules are about
-    ingress:
-      - from: [app=web, "tier in (gold, silver)"]
-        ports: [tcp/5432, udp/8000-8100, icmp]
-    egress: []                           # present and empty: nothing may leave
+Policies stand in three tiers, asked in this order for each direction of each
+workload (docs/policy.md has the whole table):
 
-Once a document with `ingress` selects a workload, what no rule allows may not
-reach it; `egress` likewise. Rules only add (Kubernetes NetworkPolicy has the
-same sense). A missing `from`, `to` or `ports` means any.
+    admin      by priority; allow and deny are final, pass goes on to normal
+    normal     once one selects: what no rule allows is denied
+    baseline   by priority, and only where no normal policy selects
+
+What has expired counts as absent: `in_force` leaves it out. The world has no
+clock; whoever feeds it policies asks `in_force` (`agent.expiry`).
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import Enum
 
 import msgspec
 
-from meshfabric.model.errors import InputError
-from meshfabric.model.labels import Selector, format_selector, parse_selector
-from meshfabric.model.names import check_name
+from meshfabric.model.labels import Selector, format_selector
+from meshfabric.model.ports import Ports, format_ports
 
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
-PORTLESS = frozenset({"icmp", "icmpv6"})
-MAX_PORT = 65535
-
-_PORT = re.compile("[0-9]{1,5}")
-
-SelectorText = str | dict[str, str]
+LAST_PRIORITY = 1000
+DEFAULT_PRIORITY = 500
 
 
-class IngressText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rule for what may come in."""
+class Tier(Enum):
+    """Whose word it is: the operators' over all, the workloads', or what holds where nobody spoke."""
 
-    peers: list[SelectorText] | None = msgspec.field(name="from", default=None)
-    ports: list[str] | None = None
-
-
-class EgressText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rule for what may go out."""
-
-    peers: list[SelectorText] | None = msgspec.field(name="to", default=None)
-    ports: list[str] | None = None
+    ADMIN = "admin"
+    NORMAL = "normal"
+    BASELINE = "baseline"
 
 
-class PolicyText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A document as written, and the record `policies/<name>`."""
+class Action(Enum):
+    """What becomes of what a rule covers; `PASS` (admin only): what the next tiers say."""
 
-    name: str
-    select: SelectorText
-    ingress: list[IngressText] | None = None
-    egress: list[EgressText] | None = None
-    description: str = ""
-    min_version: int = 1
+    ALLOW = "allow"
+    PASS = "pass"
+    DENY = "deny"
 
 
-class Ports(msgspec.Struct, frozen=True, order=True):
-    """A protocol number with a range of ports, both ends included; ICMP has 0 to 65535."""
+class Entity(Enum):
+    """Peers that no label tells: anyone in the fabric, and the host of the workload's own node."""
 
-    protocol: int
-    first: int = 0
-    last: int = MAX_PORT
+    FABRIC = "fabric"
+    HOST = "host"
+
+
+Peer = Selector | Entity
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """What is allowed: any of the peers (None: anyone) on any of the ports (None: anything)."""
+    """What it covers: any of the peers (None: anyone) on any of the ports (None: anything)."""
 
-    peers: tuple[Selector, ...] | None
+    peers: tuple[Peer, ...] | None
     ports: tuple[Ports, ...] | None
+    action: Action = Action.ALLOW
+    expires: datetime | None = None
+
+
+Rules = tuple[Rule, ...]
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A checked document; a direction that is None is not ruled by it."""
+    """A checked document; a direction that is None is not ruled by it.
+
+    `priority`: lower numbers first, of no meaning in the normal tier. The
+    defaults say what becomes of what no rule covers, in the normal tier only.
+    """
 
     name: str
     select: Selector
-    ingress: tuple[Rule, ...] | None
-    egress: tuple[Rule, ...] | None
+    ingress: Rules | None
+    egress: Rules | None
+    tier: Tier = Tier.NORMAL
+    priority: int = DEFAULT_PRIORITY
+    ingress_default: Action = Action.DENY
+    egress_default: Action = Action.DENY
+    expires: datetime | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """Those of both directions."""
+        return (*(self.ingress or ()), *(self.egress or ()))
 
 
-def read_policy(text: PolicyText, place: str = "") -> Policy:
-    """Check a document; raises `InputError` that names the field."""
-    where = f"{place}: " if place else ""
-    if text.ingress is None and text.egress is None:
-        raise InputError(
-            "a policy needs ingress or egress", place=place, remedy="write `ingress: []` to deny all"
-        )
-    return Policy(
-        name=check_name(text.name, "policy", f"{where}name"),
-        select=parse_selector(text.select, f"{where}select"),
-        ingress=_rules(text.ingress, f"{where}ingress"),
-        egress=_rules(text.egress, f"{where}egress"),
-    )
-
-
-def _rules(texts: Sequence[IngressText | EgressText] | None, place: str) -> tuple[Rule, ...] | None:
-    if texts is None:
+def in_force(policy: Policy, now: datetime) -> Policy | None:
+    """The policy without the rules that have expired by `now`; None if it has itself."""
+    if _is_over(policy.expires, now):
         return None
-    return tuple(_rule(text, f"{place}[{number}]") for number, text in enumerate(texts))
+    if not any(_is_over(rule.expires, now) for rule in policy.rules):
+        return policy
+    ingress, egress = _living(policy.ingress, now), _living(policy.egress, now)
+    return msgspec.structs.replace(policy, ingress=ingress, egress=egress)
 
 
-def _rule(text: IngressText | EgressText, place: str) -> Rule:
-    peers = None if text.peers is None else tuple(parse_selector(peer, place) for peer in text.peers)
-    ports = None if text.ports is None else tuple(sorted({parse_ports(one, place) for one in text.ports}))
-    return Rule(peers, ports)
-
-
-def parse_ports(text: str, place: str = "") -> Ports:
-    """`tcp/443`, `udp/8000-8100`, `tcp` or `icmp`; raises `InputError`."""
-    name, slash, numbers = text.partition("/")
-    protocol = PROTOCOLS.get(name)
-    if protocol is None:
-        raise InputError(
-            f"unknown protocol in {text!r}", place=place, remedy=f"one of {', '.join(PROTOCOLS)}"
-        )
-    if not slash:
-        return Ports(protocol)
-    first, dash, last = numbers.partition("-")
-    bounds = [first, last if dash else first]
-    if name in PORTLESS or not all(_PORT.fullmatch(bound) for bound in bounds):
-        raise InputError(
-            f"cannot read port {text!r}", place=place, remedy="write tcp/443, udp/8000-8100 or icmp"
-        )
-    low, high = map(int, bounds)
-    if not 1 <= low <= high <= MAX_PORT:
-        raise InputError(
-            f"port {text!r} out of range", place=place, remedy=f"1 to {MAX_PORT}, the lower one first"
-        )
-    return Ports(protocol, low, high)
-
-
-def format_ports(ports: Ports) -> str:
-    """The text that parses to the same ports."""
-    name = next(name for name, number in PROTOCOLS.items() if number == ports.protocol)
-    if (ports.first, ports.last) == (0, MAX_PORT):
-        return name
-    return f"{name}/{ports.first}" + (f"-{ports.last}" if ports.last != ports.first else "")
+def expiries(policy: Policy) -> Iterator[datetime]:
+    """The moments at which something of it expires, in no order."""
+    yield from filter(None, (policy.expires, *(rule.expires for rule in policy.rules)))
 
 
 def format_rule(rule: Rule) -> str:
     """`app=web | tier=gold on tcp/443`, for listings."""
-    peers = "anyone" if rule.peers is None else " | ".join(map(format_selector, rule.peers)) or "nobody"
+    peers = "anyone" if rule.peers is None else " | ".join(map(format_peer, rule.peers)) or "nobody"
     ports = "anything" if rule.ports is None else ", ".join(map(format_ports, rule.ports)) or "nothing"
     return f"{peers} on {ports}"
+
+
+def format_peer(peer: Peer) -> str:
+    """`app=web`, or `entity fabric`."""
+    return f"entity {peer.value}" if isinstance(peer, Entity) else format_selector(peer)
+
+
+def format_tier(policy: Policy) -> str:
+    """`normal`, `admin 10`."""
+    return policy.tier.value if policy.tier is Tier.NORMAL else f"{policy.tier.value} {policy.priority}"
+
+
+def format_expiry(expires: datetime | None) -> str:
+    """RFC 3339 in UTC; empty for what does not expire."""
+    return expires.astimezone(UTC).isoformat().replace("+00:00", "Z") if expires else ""
+
+
+def _is_over(expires: datetime | None, now: datetime) -> bool:
+    return expires is not None and expires <= now
+
+
+def _living(rules: Rules | None, now: datetime) -> Rules | None:
+    if rules is None:
+        return None
+    return tuple(rule for rule in rules if not _is_over(rule.expires, now))

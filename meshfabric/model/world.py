@@ -19,6 +19,7 @@ from meshfabric.model.errors import PermanentError
 from meshfabric.model.labels import Labels, forget_labels
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, Uplink, Workload
 from meshfabric.model.policy import Policy
+from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
 from meshfabric.model.tables import FIRST_NODE, PLACES
 from meshfabric.model.uplinks import FarEnds, count, own_uplinks
@@ -128,6 +129,7 @@ class World:
         self.workload_numbers = Numbers(1, FIRST_NODE - 1)
         self.here: dict[Address, str] = {}  # addresses of local workloads
         self.subjects: Counter[int] = Counter()  # identities of local workloads
+        self.selection = Selection()  # policies and labels, by each other
         self.uplinks: tuple[Uplink, ...] = ()  # this node's
         self.far_ends = FarEnds()  # uplinks of the others, of members only
         self._label_uses: Counter[Labels] = Counter()
@@ -158,6 +160,8 @@ class World:
         self._take_numbers(event)
         reached = self._reached(event)
         self._set(event)
+        if event.kind is Kind.POLICY:
+            self.selection.replace(old, event.value)
         self.far_ends.replace(reached, self._reached(event))
         if event.kind is Kind.LINK and event.key in self._uplink_devices:
             self.uplinks = own_uplinks(self.settings, self.links)
@@ -242,8 +246,11 @@ class World:
 
     def _use_labels(self, labels: Labels, times: int) -> None:
         if count(self._label_uses, labels, times):
-            self.labels.setdefault(self.identity(labels), labels)
+            if (number := self.identity(labels)) not in self.labels:
+                self.labels[number] = labels
+                self.selection.add(number, labels)
         else:
+            self.selection.remove(self.identity(labels), labels)
             del self.labels[self.identity(labels)]
             self.identities.release(labels)
             forget_labels(labels)

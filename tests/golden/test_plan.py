@@ -20,7 +20,7 @@ import pytest
 from meshfabric import __version__
 from meshfabric.compiler.step import compile_plan
 from meshfabric.model.plan import Plan
-from meshfabric.model.policy import EgressText, IngressText, PolicyText, read_policy
+from meshfabric.model.policytext import EgressText, IngressText, PolicyText, read_policy
 from meshfabric.model.world import Event, Kind
 from tests.fabric import Attachment, Node, fabric, settle
 

@@ -18,7 +18,7 @@ from meshfabric.reconcile import rounds as module
 from meshfabric.reconcile.delta import revokes
 from meshfabric.reconcile.loop import Loop
 from tests.fakes.targets import FakeGenerations, FakeTarget
-from tests.strategies import all_settings, full, sequences, world_of
+from tests.strategies import LOCAL, all_settings, full, sequences, world_of
 
 EXAMPLES = 60
 DEADLINE_S = 60.0  # a bound for what hangs, not for slow machines
@@ -263,3 +263,68 @@ def test_an_event_without_a_number_left_is_refused_alone(base: Settings) -> None
     assert loop.events_refused > 0
     assert len(world.nodes) > 0
     assert_is(target, loop)
+
+
+def test_it_is_in_force_once_all_was_tried_with_the_node_in_it(base: Settings) -> None:
+    """Before, what an earlier run left may still be what forwards."""
+    looked_at, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeTarget):
+        async def observe(self, table: Table) -> Iterable[tuple[Key, Value]]:
+            looked_at.set()
+            await go_on.wait()
+            return await super().observe(table)
+
+    node = [event for event in full() if event.key in LOCAL and event.kind is Kind.WORKLOAD]
+    rest = [event for event in full() if event not in node]
+
+    async def story(loop: Loop, _: FakeGenerations) -> None:
+        loop.feed(rest)
+        await looked_at.wait()
+        assert not loop.in_force
+        go_on.set()
+        await loop.settled()
+        assert not loop.in_force
+        loop.feed(node)
+        assert not loop.in_force
+        await loop.settled()
+        assert loop.in_force
+
+    assert base.node in LOCAL
+    run(World(base), Slow(), story)
+
+
+def test_before_anything_is_applied_it_is_said_so(base: Settings) -> None:
+    """Then numbers are written down: no map may hold one that the next run gives to somebody else."""
+    written: list[tuple[int, ...]] = []
+
+    class Strict(FakeTarget):
+        async def apply(self, changes: Sequence[Change]) -> None:
+            assert written[-1] == world.numbers_given
+            await super().apply(changes)
+
+    async def story(loop: Loop, _: FakeGenerations) -> None:
+        loop.on_apply = lambda: written.append(world.numbers_given)
+        for event in full():
+            loop.feed([event])
+            await loop.settled()
+
+    world, target = World(base), Strict()
+    assert_is(target, run(world, target, story))
+
+
+def test_checks_that_take_longer_than_the_time_between_them_keep_nobody_waiting(base: Settings) -> None:
+    """As on a machine that is too busy: what is attached meanwhile is told to be in force."""
+
+    class Slow(FakeTarget):
+        async def observe(self, table: Table) -> Iterable[tuple[Key, Value]]:
+            await asyncio.sleep(0.001)
+            return await super().observe(table)
+
+    async def story(loop: Loop, _: FakeGenerations) -> None:
+        for event in full():
+            loop.feed([event])
+            await loop.settled()
+
+    target = Slow()
+    assert_is(target, run(World(replace(base, drift_check_s=0.0001)), target, story))

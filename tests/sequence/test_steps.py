@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from meshfabric.compiler.step import compile_plan, step
 from meshfabric.model.plan import Change, Plan, Table
+from meshfabric.model.policytext import LANGUAGE, IngressText, PolicyText, read_policy
 from meshfabric.model.settings import Settings
-from meshfabric.model.world import Event, World
+from meshfabric.model.world import Event, Kind, World
 from tests.oracles import meaning
-from tests.strategies import all_settings, sequences, world_of
+from tests.strategies import all_settings, full, policed, sequences, world_of
 
 EXAMPLES = 100
 
@@ -32,6 +33,29 @@ def test_every_step_ends_in_the_plan_of_its_world(given: Settings, happened: lis
         step(world, plan, event)
         assert plan == compile_plan(world), event
         assert all(plan.units.values()), "a unit without entries is kept"
+
+
+@given(all_settings(), policed().map(lambda more: full() + more))
+@settings(max_examples=2 * EXAMPLES, deadline=None)
+def test_so_does_every_step_where_policies_meet(given: Settings, happened: list[Event]) -> None:
+    """Tiers, passes and defaults about the same few workloads."""
+    world = world_of(given, happened[: len(full())])
+    plan = compile_plan(world)
+    for event in happened[len(full()) :]:
+        step(world, plan, event)
+        assert plan == compile_plan(world), event
+
+
+def test_a_normal_policy_takes_the_baseline_away_and_gives_it_back(base: Settings) -> None:
+    """It reaches pairs with those whom only the baseline names."""
+    rules = [IngressText(["app=db"], action="deny")]
+    baseline = read_policy(PolicyText("p", "*", rules, min_version=LANGUAGE, tier="baseline"))
+    normal = read_policy(PolicyText("q", "*", [IngressText(["app=web"])]))
+    world = world_of(base, [*full(), Event(Kind.POLICY, "q"), Event(Kind.POLICY, "p", baseline)])
+    plan = compile_plan(world)
+    for value in (normal, None):
+        assert step(world, plan, Event(Kind.POLICY, "q", value))
+        assert plan == compile_plan(world)
 
 
 @given(all_settings(), sequences())

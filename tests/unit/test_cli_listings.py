@@ -74,7 +74,7 @@ def test_nothing_to_list(tmp_path: Path, shown: str) -> None:
 def test_unheard_of_keys_are_no_matter_and_missing_ones_are_dashes(tmp_path: Path) -> None:
     with answering(tmp_path / "agent.sock", {"nodes": [{"node": "a", "moon": "full"}]}):
         result = CliRunner().invoke(app, ["node", "list", "--socket", str(tmp_path / "agent.sock")])
-    assert result.stdout.splitlines()[1].split() == ["a", "-", "-", "-", "-", "-", "-", "-"]
+    assert result.stdout.splitlines()[1].split() == ["a", *["-"] * 8]
 
 
 def _write() -> None:

@@ -17,10 +17,10 @@ from meshfabric.store.keys import alive_key, policy_key, report_key, state_prefi
 from tests.etcd import Server, StartEtcd, make_certificates
 from tests.fakes.agent import answering
 from tests.fakes.agent_rows import FABRIC
+from tests.patience import DEADLINE_S
 
 pytest_plugins = ["tests.etcd"]
 
-PATIENCE_S = 30.0
 POLL_S = 0.02
 TWO = """\
 # who may talk to the database
@@ -289,12 +289,12 @@ def test_waiting_ends_when_the_last_node_reports(etcd_server: Server, fabric: st
     command = [sys.executable, "-m", "meshfabric", "policy", "apply", str(file), "--wait"]
     command += ["--etcd", etcd_server.endpoint, "--fabric", fabric]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + DEADLINE_S
         while not stored(etcd_server, fabric):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(POLL_S)
         etcd_server.ctl("put", report_key(fabric, "a"), '{"revision": 1000000000}')
-        said, _ = process.communicate(timeout=PATIENCE_S)
+        said, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == Code.OK
     assert said.splitlines()[2].startswith("in force on 1 node (revision ")

@@ -3,7 +3,7 @@
 import pytest
 
 from meshfabric.cli.words import describe
-from meshfabric.model.policy import PolicyText, read_policy
+from meshfabric.model.policytext import PolicyText, read_policy
 from meshfabric.model.yamltext import parse
 
 CASES = {
@@ -17,6 +17,7 @@ ingress:
 egress: []
 """: """\
 web-to-db is about workloads with app=db
+  tier: normal
   in: only this may come in, and what other policies allow
     icmp, tcp/5432, udp/8000-8100 from workloads with app=web or workloads with tier in (gold, silver)
     anything from every workload
@@ -27,11 +28,53 @@ select: ""
 egress: [{ports: [tcp/443]}, {to: []}, {to: [a=b], ports: []}]
 """: """\
 open is about every workload
+  tier: normal
   in: not ruled by this policy
   out: only this may leave, and what other policies allow
     tcp/443 to anyone
     anything to nobody
     nothing to workloads with a=b""",
+    """\
+name: guests
+tier: admin
+priority: 10
+select: kind=guest
+min_version: 2
+expires: 2026-12-31T23:59:59+02:00
+ingress:
+  - {action: deny, from: [{entity: host}, {node: n1}], ports: [tcp/22]}
+  - {action: pass, from: [{entity: fabric}], expires: 2026-12-24T00:00:00Z}
+""": """\
+guests is about workloads with kind=guest
+  tier: admin, priority 10: before all policies of tier normal
+  until: 2026-12-31T21:59:59Z
+  in:
+    deny tcp/22 from the host of its own node or workloads with meshfabric.io/kind=host, meshfabric.io/node=n1
+    pass anything from anyone in the fabric, until 2026-12-24T00:00:00Z
+  out: not ruled by this policy""",
+    """\
+name: loose
+select: ""
+default: {ingress: allow, egress: deny}
+ingress: [{action: deny, ports: [tcp/23]}, {}]
+""": """\
+loose is about every workload
+  tier: normal
+  in: anything may come in, but what a rule or another policy denies
+    deny tcp/23 from anyone
+    allow anything from anyone
+  out: nothing may leave, but what other policies allow""",
+    """\
+name: both
+select: ""
+ingress: [{action: deny, from: [a=b]}, {ports: [icmp]}]
+""": """\
+both is about every workload
+  tier: normal
+  in: only what a rule allows may come in, and what other policies allow
+    deny anything from workloads with a=b
+    allow icmp from anyone
+  out: not ruled by this policy""",
 }
 
 

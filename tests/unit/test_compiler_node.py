@@ -8,8 +8,8 @@ from meshfabric.compiler.step import compile_plan
 from meshfabric.model.addresses import format_address, parse_address
 from meshfabric.model.labels import make_labels
 from meshfabric.model.node import Endpoint, EndpointRecord, Link, NodeRecord, Tunnel, Uplink
-from meshfabric.model.plan import Plan, Route, Table
-from meshfabric.model.settings import Settings, UplinkSettings
+from meshfabric.model.plan import FairQueue, Plan, Route, Table
+from meshfabric.model.settings import Queue, Settings, UplinkSettings
 from meshfabric.model.show import show_key, show_value
 from meshfabric.model.tables import ADDRESS_KEY, ADDRESS_VALUE, NUMBER, WORKLOAD, Delivery, number
 from meshfabric.model.world import Event, Kind, World
@@ -102,6 +102,16 @@ def test_uplinks_are_listed_by_slot() -> None:
     }
 
 
+def test_uplinks_that_are_up_want_fq_unless_they_are_to_be_kept_as_they_are() -> None:
+    _, plan = full_world()
+    assert plan.table(Table.QUEUES) == {"eth0": FairQueue(1), "eth1": FairQueue(2)}
+    _, kept = full_world(uplinks=(RED, msgspec.structs.replace(BLUE, qdisc=Queue.KEEP)))
+    assert plan.table(Table.QUEUES).keys() - kept.table(Table.QUEUES).keys() == {"eth1"}
+    down = msgspec.structs.replace(full_link("eth0"), up=False)
+    _, fallen = full_world(Event(Kind.LINK, "eth0", down))
+    assert fallen.table(Table.QUEUES).keys() == {"eth1"}
+
+
 def test_an_uplinks_table_holds_that_uplink_and_ends_unreachable() -> None:
     _, plan = full_world(Event(Kind.LINK, "eth1"))
     routes = {key: value for key, value in plan.table(Table.ROUTES).items() if key[0] != 254}
@@ -182,7 +192,8 @@ def test_each_local_address_has_a_record(given: Settings, happened: list[Event])
             records[f"endpoints/n1/{format_address(address)}"], type=EndpointRecord, strict=True
         )
         assert (record.workload, record.kind) == (name, LOCAL[name][0])
-        assert record.labels == dict(world.workloads[name].labels)
+        labels = world.workloads[name].labels
+        assert record.labels == {key: value for key, value in labels if not key.startswith("meshfabric.io/")}
 
 
 def test_the_fabrics_own_labels_are_not_written() -> None:

@@ -1,23 +1,40 @@
 """Compiled policy, looked up as the datapath does, against the documents read as a person would."""
 
+from collections.abc import Sequence
 from itertools import pairwise, product
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshfabric.compiler.policies import (
     ANY_PEER,
+    BASE_PRECEDENCE,
+    LOCAL_HOST_PRECEDENCE,
+    PRIORITY_STEP,
+    SETTLED_PRECEDENCE,
     concerned,
     named,
     pair_entries,
     port_prefixes,
+    reach,
     rules_of,
     subjects,
 )
 from meshfabric.compiler.step import compile_plan
 from meshfabric.model.plan import Table
-from meshfabric.model.policy import MAX_PORT, EgressText, IngressText, PolicyText, Ports, read_policy
+from meshfabric.model.policy import LAST_PRIORITY, Tier
+from meshfabric.model.policytext import (
+    LANGUAGE,
+    DefaultText,
+    EgressText,
+    IngressText,
+    PolicyText,
+    SelectorText,
+    read_policy,
+)
+from meshfabric.model.ports import MAX_PORT, Ports
 from meshfabric.model.tables import POLICY_KEY, Direction, Verdict, policy_key, policy_value
 from meshfabric.model.world import Event, Kind, World
 from tests.oracles import asks_table, enforces, lookup
@@ -64,19 +81,24 @@ def test_only_local_subjects_have_entries_and_each_has_a_default(world: World) -
 @given(policed_worlds)
 @settings(max_examples=80, deadline=None)
 def test_a_policy_has_a_say_where_it_makes_a_difference(world: World) -> None:
-    """What `concerned` and `named` leave out must be the same with and without the policy."""
+    """What `concerned` and `reach` leave out must be the same with and without the policy."""
     for name, policy in world.policies.items():
         without = World(world.settings)
+        without.pin([(labels, number) for number, labels in world.labels.items()], (), ())
         for kind in (Kind.WORKLOAD, Kind.ENDPOINT, Kind.POLICY):
             for key, value in getattr(world, kind.value).items():
                 if (kind, key) != (Kind.POLICY, name):
                     without.apply(Event(kind, key, value))
-        for subject, peer in product(world.subjects, [ANY_PEER, *world.labels]):
-            if subject not in concerned(world, policy) or peer not in named(world, policy):
-                labels = world.labels[subject]
-                assert pair_entries(world, rules_of(world, labels), subject, peer) == pair_entries(
-                    world, rules_of(without, labels), subject, peer
-                )
+        before, after = without, world
+        for subject, labels in ((one, world.labels[one]) for one in world.subjects):
+            rules = [rules_of(one, labels) for one in (before, after)]
+            reached: set[int] = set()
+            if subject in concerned(world, policy):
+                reached = reach(before, policy, rules[0]) | reach(after, policy, rules[1])
+            others = {ANY_PEER, *world.labels} - reached
+            assert pair_entries(before, rules[0], subject, others) == pair_entries(
+                after, rules[1], subject, others
+            )
 
 
 ports = st.integers(0, MAX_PORT)
@@ -133,7 +155,8 @@ def entries_of(*texts: PolicyText, host: bool = False) -> tuple[int, dict[bytes,
     """The number and the policy table of one local workload with label app=web."""
     world = World(configured(()))
     for text in texts:
-        world.apply(Event(Kind.POLICY, text.name, read_policy(text)))
+        new = msgspec.structs.replace(text, min_version=LANGUAGE)
+        world.apply(Event(Kind.POLICY, text.name, read_policy(new)))
     names = ["shop/a", "n1"] if host else ["shop/a"]
     for name, labels in zip(names, (WEB, DB), strict=False):
         one = full_workload(name)
@@ -170,7 +193,9 @@ def test_the_local_host_gets_in_but_not_out() -> None:
     assert asks_table(table, subject, host, Direction.INGRESS, (6, 80))
     assert not asks_table(table, subject, host, Direction.EGRESS, (6, 80))
     assert not asks_table(table, subject, STRANGER, Direction.INGRESS, (6, 80))
-    assert lookup(table, subject, host, Direction.INGRESS, (6, 80)) == policy_value(1, Verdict.ALLOW)
+    assert lookup(table, subject, host, Direction.INGRESS, (6, 80)) == policy_value(
+        LOCAL_HOST_PRECEDENCE, Verdict.ALLOW
+    )
 
 
 def test_rules_of_several_policies_add_up() -> None:
@@ -184,10 +209,92 @@ def test_rules_of_several_policies_add_up() -> None:
     assert not asks_table(table, subject, STRANGER, Direction.EGRESS, (6, 443))
 
 
+def admin(name: str, priority: int, *rules: IngressText) -> PolicyText:
+    return PolicyText(name, "app=web", list(rules), min_version=LANGUAGE, tier="admin", priority=priority)
+
+
+def verdicts(*texts: PolicyText, ports: Sequence[int] = (22, 80, 443)) -> list[str]:
+    """What web hears over TCP from db (labels app=db, also its host), and from a stranger, by port."""
+    subject, table = entries_of(*texts, host=True)
+    db = next(peer for _, s, peer, *_ in map(POLICY_KEY.unpack, table) if s == subject and peer)
+    return [
+        "".join("-+"[asks_table(table, subject, peer, Direction.INGRESS, (6, port))] for port in ports)
+        for peer in (db, STRANGER)
+    ]
+
+
+CLOSED = PolicyText("closed", "app=web", [])
+BASE = PolicyText("base", "*", [IngressText(None, None, "deny")], tier="baseline")
+FROM_DB: list[SelectorText] = ["app=db"]
+OPEN = DefaultText("allow")
+NO_HTTP = IngressText(None, ["tcp/80"], "deny")
+NOBODY = IngressText(None, None, "deny")
+HTTP_FROM_DB = IngressText(FROM_DB, ["tcp/80"], "pass")
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], ["+++", "+++"]),
+        ([CLOSED], ["+++", "---"]),
+        ([PolicyText("p", "*", [IngressText(FROM_DB, ["tcp/80"], "deny"), IngressText()])], ["+-+", "+++"]),
+        ([PolicyText("p", "*", [NOBODY, IngressText()])], ["---", "---"]),
+        ([BASE], ["+++", "---"]),
+        ([BASE, PolicyText("p", "*", default=OPEN)], ["+++", "+++"]),
+        ([CLOSED, PolicyText("p", "*", default=OPEN)], ["+++", "---"]),
+        ([PolicyText("p", "*", [NO_HTTP], default=OPEN)], ["+-+", "+-+"]),
+        ([CLOSED, admin("a", 5, IngressText(None, ["tcp/80"]))], ["+++", "-+-"]),
+        ([admin("a", 5, IngressText(FROM_DB)), admin("b", 6, NOBODY)], ["+++", "---"]),
+        ([admin("a", 7, IngressText(FROM_DB)), admin("b", 6, NOBODY)], ["---", "---"]),
+        ([admin("a", 6, IngressText(FROM_DB)), admin("b", 6, NO_HTTP)], ["+-+", "+-+"]),
+        # of 22 to 443 only 80 is passed on; normal has its say on it, the wider denial on the rest
+        ([admin("a", 1, HTTP_FROM_DB), admin("b", 2, IngressText(None, ["tcp/1-443"], "deny"))],
+         ["-+-", "---"]),
+        ([admin("a", 1, IngressText(None, ["tcp/80"], "pass")),
+          admin("b", 2, IngressText(FROM_DB, None, "deny")), CLOSED], ["-+-", "---"]),
+        ([admin("a", 1, IngressText(None, None, "pass")), CLOSED], ["+++", "---"]),
+        ([admin("a", 1, IngressText(None, None, "pass")), BASE], ["+++", "---"]),
+        ([admin("a", 1, IngressText(None, None, "pass"), IngressText(None, ["tcp/22"], "deny"),
+                IngressText(None, ["tcp/443"])), PolicyText("n", "*", [NO_HTTP, IngressText()])],
+         ["--+", "--+"]),
+        ([admin("a", 1, IngressText([{"entity": "host"}], ["tcp/22"], "deny"))], ["-++", "+++"]),
+        ([admin("a", 1, IngressText([{"entity": "fabric"}], ["tcp/22"], "deny"))], ["-++", "-++"]),
+        ([CLOSED, BASE, PolicyText("c", "*", [IngressText()], tier="baseline", priority=0)],
+         ["+++", "---"]),
+        ([BASE, PolicyText("c", "*", [IngressText(None, ["tcp/80"])], tier="baseline", priority=0)],
+         ["+++", "-+-"]),
+    ],
+)  # fmt: skip
+def test_tiers_by_hand(texts: list[PolicyText], expected: list[str]) -> None:
+    """The workload's own host (db here) gets through wherever no rule of admin or normal denies it."""
+    assert verdicts(*texts) == expected
+
+
+def test_a_port_in_two_ranges_has_the_stronger_one() -> None:
+    """The longest prefix around a port may be of the weaker rule: its key carries the other one's word."""
+    subject, table = entries_of(
+        PolicyText("p", "*", [IngressText(None, ["tcp/8000-8100"]), IngressText(None, ["tcp/8080"], "deny")]),
+        PolicyText("q", "*", [IngressText(None, ["udp/53"])]),
+        admin("a", 0, IngressText(None, ["udp/1-1023"], "deny")),
+    )
+    for packet, expected in (((6, 8079), True), ((6, 8080), False), ((17, 53), False), ((17, 1024), False)):
+        assert asks_table(table, subject, STRANGER, Direction.INGRESS, packet) == expected
+
+
+def test_tiers_have_ranges_of_their_own() -> None:
+    def span(tier: Tier) -> tuple[int, int]:
+        least = BASE_PRECEDENCE[tier]
+        return least, least + PRIORITY_STEP * (LAST_PRIORITY + 1)
+
+    (b, b_end), (n, n_end), (a, a_end) = map(span, (Tier.BASELINE, Tier.NORMAL, Tier.ADMIN))
+    assert 0 < b < b_end < LOCAL_HOST_PRECEDENCE < n < n_end < a < a_end < SETTLED_PRECEDENCE < 1 << 32
+
+
 def test_a_peer_is_chosen_by_its_labels() -> None:
     world = world_of(configured(()), full())
     policy = read_policy(PolicyText("p", "app=web", [IngressText(["app=web, tier=gold", "app=db"])]))
-    assert named(world, policy) == {ANY_PEER, world.identity(GOLD), world.identity(DB)}
+    host = world.identity(world.workloads[world.node].labels)
+    assert named(world, policy) == {ANY_PEER, host, world.identity(GOLD), world.identity(DB)}
     assert concerned(world, policy) == {world.identity(WEB), world.identity(GOLD)}
 
 

@@ -19,7 +19,7 @@ from meshfabric.model.labels import (
     matches,
     parse_selector,
 )
-from tests.strategies import LABEL_SETS, MEANING, SELECTORS
+from tests.strategies import LABEL_SETS, MEANING, NODE_MEANING, SELECTORS
 
 REMEDY = "use =, !=, in (..), notin (..), key or !key, separated by commas"
 
@@ -66,7 +66,14 @@ def test_matching_is_what_each_term_says(selector: Selector, given: dict[str, st
 @pytest.mark.parametrize("labels", LABEL_SETS)
 def test_selectors_mean_what_they_say(text: str, labels: Labels) -> None:
     assert matches(parse_selector(text), labels) == SELECTORS[text](dict(labels))
-    assert len(MEANING) == len(SELECTORS)
+
+
+@pytest.mark.parametrize("labels", LABEL_SETS)
+def test_the_oracles_table_says_what_selectors_mean(labels: Labels) -> None:
+    """The hosts of nodes among them, which are written as `{node: n2}`."""
+    assert len(MEANING) == len(SELECTORS) + len(NODE_MEANING), "no two texts are one selector"
+    for selector, says in MEANING.items():
+        assert matches(selector, labels) == says(dict(labels)), selector
 
 
 @given(pairs, pairs)

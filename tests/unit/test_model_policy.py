@@ -7,19 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshfabric.model.errors import InputError
-from meshfabric.model.policy import (
-    MAX_PORT,
-    PROTOCOLS,
-    EgressText,
-    IngressText,
-    PolicyText,
-    Ports,
-    Rule,
-    format_ports,
-    format_rule,
-    parse_ports,
-    read_policy,
-)
+from meshfabric.model.policy import Rule, format_rule
+from meshfabric.model.policytext import DefaultText, EgressText, IngressText, PolicyText, read_policy
+from meshfabric.model.ports import MAX_PORT, PROTOCOLS, Ports, format_ports, parse_ports
 from tests.strategies import policy_texts
 
 PORT_REMEDY = "write tcp/443, udp/8000-8100 or icmp"
@@ -50,7 +40,7 @@ def test_an_unknown_protocol_is_named(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("tcp/", "tcp/-", "tcp/http", "tcp/1-2-3", "tcp/443-", "tcp/-443", "tcp/ 443", "tcp/+1", "tcp/1.5"),
+        *("tcp/", "tcp/-", "tcp/ht_tp", "tcp/1-2-3", "tcp/443-", "tcp/-443", "tcp/ 443", "tcp/+1", "tcp/1.5"),
         *("tcp/000001", "icmp/8", "icmpv6/128", "udp/53,54", "tcp/\uff14\uff14\uff13", "tcp/443\n"),
     ],
 )
@@ -71,8 +61,9 @@ def test_a_port_out_of_range_is_named(text: str) -> None:
 def test_a_document_keeps_its_shape(text: PolicyText) -> None:
     policy = read_policy(text)
     assert policy.name == text.name
-    assert_same_shape(text.ingress, policy.ingress)
-    assert_same_shape(text.egress, policy.egress)
+    default = text.default or DefaultText()
+    assert_same_shape([] if default.ingress and text.ingress is None else text.ingress, policy.ingress)
+    assert_same_shape([] if default.egress and text.egress is None else text.egress, policy.egress)
 
 
 def assert_same_shape(

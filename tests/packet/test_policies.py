@@ -1,0 +1,170 @@
+"""Documents of all tiers, compiled and in the maps: the programs do what the documents say.
+
+The oracle of the packet tests knows no entries here: it asks `says_who`, which
+reads documents as a person would. So nothing of the way from a document to a
+verdict is shared, and flows that live through a change of policy are judged too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as changed
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meshfabric.compiler.step import compile_plan
+from meshfabric.model.addresses import parse_address
+from meshfabric.model.labels import Labels
+from meshfabric.model.node import Endpoint, Workload
+from meshfabric.model.plan import Table
+from meshfabric.model.policy import Policy
+from meshfabric.model.tables import (
+    POLICY_FIXED_BITS,
+    POLICY_KEY,
+    POLICY_VALUE,
+    PROTOCOL_BITS,
+    Direction,
+    Verdict,
+)
+from meshfabric.model.world import Event, Kind
+from meshfabric.model.world import World as Known
+from tests.oracles import says_who
+from tests.packet import world as fabric
+from tests.packet.frames import V4, V6, echo, frame, tcp, udp
+from tests.packet.oracle import Oracle
+from tests.packet.rig import Rig, Scene
+from tests.packet.world import Rule, World, standard
+from tests.strategies import LABEL_SETS, SELF, policies
+from tests.strategies import settings as configured
+
+PLACES = {"alpha": fabric.ALPHA, "beta": fabric.BETA, "guest": fabric.GUEST, "host": fabric.HOST}
+DEVICES = {name: standard().workloads[place].device for name, place in PLACES.items()}
+FAR_AWAY = {"far": fabric.FAR, "away": fabric.AWAY}
+TCP_PORTS, UDP_PORTS = (1, 442, 443, 444), (53, 7999, 8000, 8063, 8101)
+EXAMPLES, LONGEST = 40, 12
+
+Step = Callable[["Documented"], object]
+
+
+@dataclass
+class Documents(Oracle):
+    """Who may is what these say."""
+
+    said: tuple[Policy, ...] = ()
+    labels: dict[int, Labels] | None = None
+    own_host: Labels = ()
+
+    def _allowed(self, subject: int, peer: int, direction: Direction, protocol: int, port: int) -> bool:
+        assert self.labels is not None
+        about = self.labels[subject], self.labels.get(peer)
+        return says_who(self.said, self.own_host, *about, direction, (protocol, port))
+
+
+class Documented:
+    """A scene whose workloads have labels, and whose entries a compiler made."""
+
+    def __init__(self, rig: Rig, labels: dict[str, Labels]) -> None:
+        self._known = Known(configured(()))
+        for name, own in labels.items():
+            self._known.apply(_holder(name, own))
+        self.scene = Scene(rig, self._labelled(labels))
+        by_number = dict(self._known.labels)
+        self.scene.oracle = self._oracle = Documents(
+            self.scene.world, labels=by_number, own_host=labels["host"]
+        )
+        self.say({})
+
+    def say(self, documents: dict[str, Policy | None]) -> None:
+        """Policies come or go; what was judged by the old ones is judged again."""
+        for name, policy in documents.items():
+            self._known.apply(Event(Kind.POLICY, name, policy))
+        self._oracle.said = tuple(self._known.policies.values())
+        rules = [_rule(key, value) for key, value in compile_plan(self._known).entries(Table.POLICY)]
+        self.scene.change(lambda world: setattr(world, "rules", rules), *PLACES.values())
+
+    def _labelled(self, labels: dict[str, Labels]) -> World:
+        world = standard()
+        numbers = {name: self._known.identity(own) for name, own in labels.items()}
+        for name, place in PLACES.items():
+            world.workloads[place].identity = numbers[name]
+        by_place = {place: numbers[name] for name, place in (PLACES | FAR_AWAY).items()}
+        world.addresses = {
+            text: changed(owner, identity=by_place.get(owner.place, fabric.ID_MUTE))
+            for text, owner in world.addresses.items()
+        }
+        return world
+
+
+def _holder(name: str, labels: Labels) -> Event:
+    """What makes the compiler know somebody; addresses and devices are the packet tests' own."""
+    if name in FAR_AWAY:
+        address = parse_address(f"10.77.{FAR_AWAY[name] - fabric.FAR + 1}.5")
+        return Event(Kind.ENDPOINT, address, Endpoint(f"node-{name}", name, "pod", labels))
+    own = SELF if name == "host" else name
+    kind = "host" if name == "host" else "pod"
+    return Event(Kind.WORKLOAD, own, Workload(own, kind, labels, (), DEVICES[name], "02:6d:66:01:00:01"))
+
+
+def _rule(key: object, value: object) -> Rule:
+    assert isinstance(key, bytes)
+    assert isinstance(value, bytes)
+    bits, subject, peer, direction, protocol, port = POLICY_KEY.unpack(key)
+    precedence, verdict = POLICY_VALUE.unpack(value)
+    port_bits = bits - POLICY_FIXED_BITS - PROTOCOL_BITS if protocol else None
+    number = int.from_bytes(port, "big")
+    return Rule(
+        subject, peer, Direction(direction), Verdict(verdict), protocol, number, port_bits, precedence
+    )
+
+
+@st.composite
+def packets(draw: st.DrawFn, source: str, destination: str) -> bytes:
+    """At the edges of what the documents name; answers too."""
+    family = draw(st.sampled_from([V4, V6]))
+    kind = draw(st.sampled_from(["tcp", "tcp back", "udp", "udp back", "echo"]))
+    ports = {"sport": 40000, "port": draw(st.sampled_from(TCP_PORTS if "tcp" in kind else UDP_PORTS))}
+    if kind.endswith("back"):
+        ports = {"sport": ports["port"], "port": ports["sport"]}
+    if kind == "echo":
+        return echo(source, destination, family)
+    if "udp" in kind:
+        return udp(source, destination, family=family, **ports)
+    return tcp(source, destination, flags="SA" if "back" in kind else "S", family=family, **ports)
+
+
+@st.composite
+def outbound(draw: st.DrawFn) -> Step:
+    """From a workload here to anyone."""
+    source = draw(st.sampled_from(sorted(PLACES)))
+    data = frame(draw(packets(source, draw(st.sampled_from([*PLACES, *FAR_AWAY])))))
+    return lambda one: one.scene.from_workload(DEVICES[source], data)
+
+
+@st.composite
+def inbound(draw: st.DrawFn) -> Step:
+    """From another node to a workload here."""
+    data = draw(packets(draw(st.sampled_from(sorted(FAR_AWAY))), draw(st.sampled_from(sorted(PLACES)))))
+    return lambda one: one.scene.from_overlay("mfwg01", data)
+
+
+@st.composite
+def words(draw: st.DrawFn) -> Step:
+    """Some documents at once, of any tier."""
+    names = draw(st.sets(st.sampled_from("pqrs"), min_size=1))
+    said = {name: draw(st.none() | policies(name) | policies(name)) for name in sorted(names)}
+    return lambda one: one.say(said)
+
+
+names = (*PLACES, *FAR_AWAY)
+label_sets = st.fixed_dictionaries({name: st.sampled_from(LABEL_SETS) for name in names})
+steps = st.one_of(words(), *2 * [outbound()], *2 * [inbound()])
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(labels=label_sets, first=words(), story=st.lists(steps, min_size=2, max_size=LONGEST))
+def test_packets_pass_as_the_documents_say(
+    rig: Rig, labels: dict[str, Labels], first: Step, story: list[Step]
+) -> None:
+    scene = Documented(rig, labels)
+    for step in [first, *story]:
+        step(scene)
