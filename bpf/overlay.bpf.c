@@ -48,7 +48,7 @@ int from_overlay(struct __sk_buff *skb)
 	if (place < 0)
 		return drop(skb, -place);
 	note_first_fragment(&p);
-	return to_local(skb, &p, 0, place);
+	return to_local(skb, &p, 0, place, RECEIVING);
 }
 
 SEC("tc")
@@ -56,8 +56,8 @@ int to_overlay(struct __sk_buff *skb)
 {
 	struct packet p;
 
-	if (take_mark(skb))
-		return TC_ACT_UNSPEC;
+	if (take_mark(skb)) /* and is it, to the byte, the packet that was judged? */
+		return skb->cb[0] == skb->len ? TC_ACT_UNSPEC : drop(skb, MALFORMED);
 	if (parse_datagram(skb, &p) || !is_probe(&p) || !is_question(&p))
 		return drop(skb, NOT_FROM_FABRIC);
 	__u32 node = probed_node(&p, source_end(&p));

@@ -5,13 +5,17 @@
  *
  *      pod --from_workload--> tunnel (overlay.bpf.c) or another workload
  *      pod <---to_workload--- only what these programs send out of the device
- *                             (a pod behind a pair gets its packets past it)
+ *                             (what was received goes past it into a pod)
+ *
+ * from_netkit is the same on a netkit pair, whose programs the pod's own sending runs.
  */
 #include "deliver.h"
 #include "fragment.h"
 #include "neighbour.h"
 #include "probe.h"
 #include "way.h"
+
+enum { NO_DEVICE = 0 }; /* no ifindex is */
 
 static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 {
@@ -42,8 +46,7 @@ static __always_inline bool is_sender(const struct __sk_buff *skb, const struct 
 	return sender && sender->ifindex == skb->ifindex;
 }
 
-SEC("tc")
-int from_workload(struct __sk_buff *skb)
+static __always_inline int leave_workload(struct __sk_buff *skb, enum moment moment)
 {
 	struct packet p;
 	int reason = parse_frame(skb, &p);
@@ -54,7 +57,23 @@ int from_workload(struct __sk_buff *skb)
 	if (place < 0)
 		return place == -LINK_SCOPE ? on_link(skb, &p) : drop(skb, -place);
 	note_first_fragment(&p);
-	return place < FIRST_NODE ? to_local(skb, &p, ETH_HLEN, place) : to_node(skb, &p, place);
+	return place < FIRST_NODE ? to_local(skb, &p, ETH_HLEN, place, moment) : to_node(skb, &p, place);
+}
+
+SEC("tc")
+int from_workload(struct __sk_buff *skb)
+{
+	return leave_workload(skb, RECEIVING);
+}
+
+/* A drop would be told to the sender as a full queue (ENOBUFS), and it would try again and again: a redirect
+ * to no device loses the packet as a wire does. */
+SEC("tc")
+int from_netkit(struct __sk_buff *skb)
+{
+	int verdict = leave_workload(skb, SENDING);
+
+	return verdict == TC_ACT_SHOT ? bpf_redirect(NO_DEVICE, 0) : verdict;
 }
 
 SEC("tc")

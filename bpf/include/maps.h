@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
  * Every map of the datapath: who writes it, who reads it. All are pinned and
- * outlive the agent.
+ * outlive the agent. When another build changes the shape of one, its entries are
+ * moved, field by field name; the tags say what else that takes (kernel/upgrade.py).
  */
 #ifndef MESHFABRIC_MAPS_H
 #define MESHFABRIC_MAPS_H
@@ -10,6 +11,9 @@
 #include <bpf/bpf_helpers.h>
 #include "types.h"
 #include "reason.h"
+
+#define BY_DATAPATH __attribute__((btf_decl_tag("written by the datapath"))) /* while entries move, too */
+#define A_COPY __attribute__((btf_decl_tag("a copy"))) /* may start empty */
 
 /* Whose address is it? Agent writes; read for a flow's first packet. */
 struct {
@@ -59,7 +63,7 @@ struct {
 	__type(key, __u32);
 	__type(value, struct path);
 	__uint(max_entries, (MAX_NODES * MAX_PATHS));
-} paths SEC(".maps");
+} paths SEC(".maps") BY_DATAPATH;
 
 /* Bumped, last, after anything changed that a verdict about the place was made from. Agent writes; every packet reads. */
 struct {
@@ -75,7 +79,7 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 	__uint(max_entries, 65536);
-} new_flows SEC(".maps");
+} new_flows SEC(".maps") BY_DATAPATH;
 
 /* Flows with two-way traffic. Datapath writes. */
 struct {
@@ -83,7 +87,7 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 	__uint(max_entries, 131072);
-} flows SEC(".maps");
+} flows SEC(".maps") BY_DATAPATH;
 
 /* Answered flows of the last second, each at the one place that its key is hashed to: a packet reads
  * one cache line instead of the four that a hash map takes. Only ever a copy, so all of it may be lost.
@@ -94,7 +98,7 @@ struct {
 	__type(value, struct recent);
 	__uint(max_entries, RECENT_FLOWS);
 	__uint(map_flags, BPF_F_MMAPABLE);
-} recent SEC(".maps");
+} recent SEC(".maps") A_COPY;
 
 /* Ports of the first fragment, for those that follow. Datapath writes. */
 struct {
@@ -102,7 +106,7 @@ struct {
 	__type(key, struct fragment_key);
 	__type(value, struct fragment);
 	__uint(max_entries, 4096);
-} fragments SEC(".maps");
+} fragments SEC(".maps") BY_DATAPATH;
 
 /* Agent writes; read for every packet on an uplink. */
 struct {
@@ -126,6 +130,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 	__uint(max_entries, REASONS);
-} reasons SEC(".maps");
+} reasons SEC(".maps") BY_DATAPATH;
 
 #endif

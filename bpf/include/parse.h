@@ -234,7 +234,8 @@ static __always_inline bool parse_plain6(struct __sk_buff *skb, __u32 l3, struct
 
 #include "parse_odd.h"
 
-/* 0, or the enum reason why the packet cannot be read. ARP is NOT_IP here. */
+/* 0, or the enum reason why the packet cannot be read. ARP is NOT_IP here. The kernel tells the Ethernet
+ * type: it read the frame's on veth and tap, and a netkit pair without link addresses need not have one. */
 static __always_inline int parse_frame(struct __sk_buff *skb, struct packet *p)
 {
 	const struct ethhdr *eth = start_of(skb);
@@ -247,9 +248,9 @@ static __always_inline int parse_frame(struct __sk_buff *skb, struct packet *p)
 	}
 	if (skb->vlan_present) /* a tag would leave the fabric's addresses meaningless */
 		return NOT_IP;
-	if (ether_type(eth) == bpf_htons(ETH_P_IP))
+	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return parse_plain4(skb, ETH_HLEN, p) ? 0 : parse_odd(skb, ETH_HLEN, 4, p);
-	if (ether_type(eth) == bpf_htons(ETH_P_IPV6))
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return parse_plain6(skb, ETH_HLEN, p) ? 0 : parse_odd(skb, ETH_HLEN, 6, p);
 	return NOT_IP;
 }

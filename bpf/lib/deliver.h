@@ -53,8 +53,8 @@ static __always_inline bool decrease_ttl(struct __sk_buff *skb, __u32 l3, __u8 v
 	return true;
 }
 
-/* Wide, unaligned stores: 6 bytes are 4 and 2. */
-static __always_inline bool set_macs(struct __sk_buff *skb, const __u8 *destination)
+/* The whole link header, and not by what the sender wrote there. Wide, unaligned stores: 6 bytes are 4 and 2. */
+static __always_inline bool set_link_header(struct __sk_buff *skb, const __u8 *destination, __u8 version)
 {
 	__u8 *eth = start_of(skb);
 
@@ -64,24 +64,23 @@ static __always_inline bool set_macs(struct __sk_buff *skb, const __u8 *destinat
 	*(__u16 *)(eth + 4) = *(const __u16 *)(destination + 4);
 	*(__u32 *)(eth + 6) = *(const volatile __u32 *)gateway_mac;
 	*(__u16 *)(eth + 10) = *(const volatile __u16 *)(gateway_mac + 4);
+	((struct ethhdr *)eth)->h_proto = version == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	return true;
 }
 
-/* A packet out of a tunnel gets the link header that pods and taps want (a bridge behind them, too). */
-static __always_inline bool add_link_header(struct __sk_buff *skb, __u8 version)
-{
-	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
-		return false;
-	struct ethhdr *eth = start_of(skb);
-	if ((void *)(eth + 1) > end_of(skb))
-		return false;
-	eth->h_proto = version == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	return true;
-}
+/*
+ * What a program interrupts. A received packet can go on into a pod at once
+ * (bpf_redirect_peer), past the pod's own device on the node. A netkit pair runs
+ * its programs while the pod sends, where the kernel refuses that: the packet goes
+ * out of the receiver's device like one for a tap, and waits in the CPU's queue
+ * for its reception. Each program is compiled for one of the two.
+ */
+enum moment { RECEIVING, SENDING };
 
-static __always_inline int hand_over(struct __sk_buff *skb, const struct workload *workload)
+static __always_inline int hand_over(struct __sk_buff *skb, const struct workload *workload,
+				     enum moment moment)
 {
-	if (workload->delivery != DELIVER_PEER)
+	if (moment == SENDING || workload->delivery != DELIVER_PEER)
 		return send_marked(skb, workload->ifindex, FORWARDED_TO_LOCAL);
 	count(skb, FORWARDED_TO_LOCAL);
 	if (skb->pkt_type != PACKET_HOST) /* the gateway's MAC is no device's, and the pod would not listen */
@@ -89,8 +88,10 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct workloa
 	return bpf_redirect_peer(workload->ifindex, 0);
 }
 
-/* `l3` is the length of the link header that the packet came with: ETH_HLEN or 0. */
-static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 place)
+/* `l3` is the length of the link header that the packet came with: ETH_HLEN or 0. What comes out of a tunnel
+ * gets the header that pods and taps want (a bridge behind them, too). */
+static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 place,
+				    enum moment moment)
 {
 	struct workload *workload = bpf_map_lookup_elem(&workloads, &place);
 
@@ -100,10 +101,10 @@ static __always_inline int to_local(struct __sk_buff *skb, const struct packet *
 		return drop(skb, TTL_EXPIRED);
 	if (is_too_big(skb, p, l3, workload->mtu))
 		return drop(skb, TOO_BIG);
-	if (!decrease_ttl(skb, l3, p->version) || (!l3 && !add_link_header(skb, p->version)) ||
-	    !set_macs(skb, workload->mac))
+	if (!decrease_ttl(skb, l3, p->version) || (!l3 && bpf_skb_change_head(skb, ETH_HLEN, 0)) ||
+	    !set_link_header(skb, workload->mac, p->version))
 		return drop(skb, MALFORMED);
-	return hand_over(skb, workload);
+	return hand_over(skb, workload, moment);
 }
 
 static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p, __u32 place)
@@ -115,7 +116,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 		return drop(skb, NO_PATH);
 	if (node->mtu && is_too_big(skb, p, ETH_HLEN, node->mtu))
 		return drop(skb, TOO_BIG);
-	return send_marked(skb, choose_path(node, node_index), FORWARDED_TO_NODE);
+	return send_into_tunnel(skb, choose_path(node, node_index), skb->len - ETH_HLEN, FORWARDED_TO_NODE);
 }
 
 #endif

@@ -58,9 +58,7 @@ static __always_inline void turn_arp(struct arp_packet *arp)
 /* A frame that is not IP: ARP for the gateway is answered, other ARP stays on its link. */
 static __noinline int not_ip(struct __sk_buff *skb)
 {
-	const struct ethhdr *eth = start_of(skb);
-
-	if ((void *)(eth + 1) > end_of(skb) || ether_type(eth) != bpf_htons(ETH_P_ARP))
+	if (skb->protocol != bpf_htons(ETH_P_ARP))
 		return drop(skb, NOT_IP);
 	if (bpf_skb_pull_data(skb, sizeof(struct arp_packet)))
 		return drop(skb, MALFORMED);

@@ -130,7 +130,7 @@ static __noinline int probe_reflect(struct __sk_buff *skb, const struct packet *
 	write_answer(&answer, &question, p->ttl);
 	if (!rewrite(skb, p, &question, &answer) || !turn_round(skb, p))
 		return drop(skb, MALFORMED);
-	return send_marked(skb, skb->ifindex, PROBE_REFLECTED);
+	return send_into_tunnel(skb, skb->ifindex, skb->len, PROBE_REFLECTED);
 }
 
 /* The answer ends here: what it said is in the path's state. */

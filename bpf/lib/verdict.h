@@ -34,6 +34,14 @@ static __always_inline int send_marked(struct __sk_buff *skb, __u32 ifindex, __u
 	return bpf_redirect(ifindex, 0);
 }
 
+/* The same into a tunnel, which has no link headers: `length` is what is left of a packet without its own.
+ * The kernel takes off what lies before the network header, and where that is a pod may have had a say. */
+static __always_inline int send_into_tunnel(struct __sk_buff *skb, __u32 ifindex, __u32 length, __u32 reason)
+{
+	skb->cb[0] = length;
+	return send_marked(skb, ifindex, reason);
+}
+
 /* The egress side of the same agreement: is it from us? */
 static __always_inline bool take_mark(struct __sk_buff *skb)
 {

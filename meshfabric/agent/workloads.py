@@ -1,22 +1,27 @@
 """The workloads of this node: attached, detached, and found again after a restart.
 
-    pod    veth pair, far end in the pod's namespace, everything set from here
+    pod    a netkit or veth pair, far end in the pod's namespace, everything set from here
     vm     a tap that exists; its guest is told what it has to know
     host   the node itself: a veth pair within the node's own namespace
 
 What was attached is written to `workloads.json` before it is in force, so that
-a restart adopts it. Addresses come out of the node's blocks (`store.ipam`).
+a restart adopts it; a pair stays of the kind that it was made. Addresses come out
+of the node's blocks (`store.ipam`).
 """
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import structs
+
 from meshfabric.api.messages import Attach, Attached
 from meshfabric.compiler.paths import workload_mtu
 from meshfabric.compiler.workloads import HOST, host_name
 from meshfabric.kernel import links
+from meshfabric.kernel.attach import pod_pair
 from meshfabric.kernel.lane import Lane
+from meshfabric.kernel.pairs import PairKind
 from meshfabric.kernel.routes import MAIN
 from meshfabric.model.addresses import Address, format_address, format_prefix, host_prefix, parse_address
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError, TemporaryError
@@ -41,6 +46,7 @@ from meshfabric.store.pins import AttachedWorkload, load_workloads, save_workloa
 from meshfabric.store.registry import endpoint_labels
 
 WORKLOADS_FILE = "workloads.json"
+NO_MAC = "00:00:00:00:00:00"  # of an interface without link addresses: netkit's mode L3
 GATEWAYS = {GATEWAY4: GATEWAY_MAC, GATEWAY6: GATEWAY_MAC}
 
 
@@ -80,7 +86,7 @@ class Workloads:
         try:
             workload = self._described(request, known, allocation)
             self._save_numbers()  # a device has its workload's number in its name
-            link = await self._lane.run(self._plug, request, workload)
+            workload, link = await self._lane.run(self._plug, request, workload)
         except MeshfabricError:
             if known is None:
                 self._world.workload_numbers.release(request.name)
@@ -157,6 +163,8 @@ class Workloads:
             raise InputError(
                 f"a {request.kind} is attached {'by' if request.kind == 'pod' else 'without'} netns"
             )
+        if request.bridged and request.kind != "pod":
+            raise InputError(f"a {request.kind} has no interface of ours to bridge", place=request.name)
         if request.mac and not MAC.fullmatch(request.mac):
             raise InputError(f"{request.mac!r} is no MAC of an interface", remedy="write 52:54:00:12:34:56")
         labels = dict(make_labels(request.labels, request.name))
@@ -204,14 +212,17 @@ class Workloads:
                 chosen.append(format_address(address))
         return tuple(chosen)
 
-    def _plug(self, request: Attach, workload: AttachedWorkload) -> links.Link:
+    def _plug(self, request: Attach, workload: AttachedWorkload) -> tuple[AttachedWorkload, links.Link]:
+        """The workload with the MAC that its interface turned out to have, and the device on the node."""
         if request.kind == "pod":
-            _plug_pod(workload, self._networks(), workload_mtu(self._world))
+            kind = pod_pair(self._world.settings.pods)
+            mac = _plug_pod(workload, kind, self._networks(), workload_mtu(self._world), request.bridged)
+            workload = structs.replace(workload, mac=mac)
         link = links.find(workload.device)
         if link is None:
             raise InputError(f"no device {workload.device}", remedy="make the tap first: ip tuntap add")
         links.ensure_sysctls(workload.device, links.FABRIC_SYSCTLS)
-        return link
+        return workload, link
 
     def _networks(self) -> list[str]:
         return [str(network) for network in self._world.prefixes.get("", ())]
@@ -237,24 +248,39 @@ class Workloads:
         save_workloads(self._file, list(self._attached.values()))
 
 
-def _plug_pod(workload: AttachedWorkload, networks: list[str], mtu: int) -> None:
-    """The pod's pair: our end down until its programs are there, the pod's end with all that it needs."""
-    netns = Path(workload.netns)
+def _plug_pod(
+    workload: AttachedWorkload, kind: PairKind, networks: list[str], mtu: int, bridged: bool
+) -> str:
+    """The pod's pair: our end down until its programs are there, the pod's end with all that it needs.
+
+    Gives the MAC of the pod's end, all zeros if it has none.
+    """
+    netns, inner = Path(workload.netns), workload.inner
     if not netns.exists():
         raise InputError(
             f"no network namespace {netns}", place=workload.name, remedy="give the path of a running one"
         )
+    runs = links.find(workload.device) is not None
     try:
-        links.ensure_veth(workload.device, workload.inner, netns, ("", workload.mac), mtu)
-        links.ensure_sysctls(workload.inner, links.POD_SYSCTLS, netns=netns)
-        links.set_up(workload.inner, netns=netns)
-        addresses = {format_prefix(host_prefix(parse_address(address))) for address in workload.addresses}
-        links.ensure_addresses(workload.inner, addresses, netns=netns)
-        links.ensure_neighbours(workload.inner, GATEWAYS, netns=netns)
-        links.ensure_routes(MAIN, {_route(network, workload.inner) for network in networks}, netns=netns)
+        links.ensure_pod_pair(kind, workload.device, inner, netns, workload.mac, mtu, bridged=bridged)
+        return _set_up_pod(inner, netns, workload.addresses, networks)
     except MeshfabricError:
-        links.delete(workload.device)
+        if not runs:
+            links.delete(workload.device)
         raise
+
+
+def _set_up_pod(inner: str, netns: Path, addresses: tuple[str, ...], networks: list[str]) -> str:
+    """The pod's end; gives its MAC."""
+    links.ensure_sysctls(inner, links.POD_SYSCTLS, netns=netns)
+    links.set_up(inner, netns=netns)
+    wanted = {format_prefix(host_prefix(parse_address(address))) for address in addresses}
+    links.ensure_addresses(inner, wanted, netns=netns)
+    mac = links.mac_of(inner, netns=netns)
+    if mac != NO_MAC:
+        links.ensure_neighbours(inner, GATEWAYS, netns=netns)
+    links.ensure_routes(MAIN, {_route(network, inner) for network in networks}, netns=netns)
+    return mac
 
 
 def _plug_host(outer: str, inner: str, mac: str) -> list[links.Link]:

@@ -1,16 +1,15 @@
-"""BPF programs and tcx links by the bpf(2) system call alone; maps are in `bpf_map`, and named here too.
+"""BPF programs by the bpf(2) system call alone; maps and links are in files of their own, and named here too.
 
 `libbpf` makes programs from ELF files, `loader` keeps their maps, `attach`
 decides which program runs where.
 """
 
-import errno
 import resource
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
+from meshfabric.kernel.bpf_link import Direction, Hook, Link, LinkInfo, Side
 from meshfabric.kernel.bpf_map import Map, MapType
 from meshfabric.kernel.bpfcall import (
     BpfObject,
@@ -28,11 +27,13 @@ from meshfabric.kernel.skb import SkbContext
 
 __all__ = [
     "Direction",
+    "Hook",
     "Link",
     "LinkInfo",
     "Map",
     "MapType",
     "Program",
+    "Side",
     "SkbContext",
     "TestRun",
     "raise_memlock",
@@ -45,22 +46,6 @@ SCHED_CLS = 3  # BPF_PROG_TYPE_SCHED_CLS
 _RUN = "IIIIQQIIIIQQ"  # fd retval size_in size_out data_in data_out repeat duration ctx_in ctx_out *2
 _RETVAL, _SIZE_OUT, _DURATION, _CTX_OUT = 1, 3, 7, 9
 _PROGRAM_INFO = "II8s48x16s"  # type id tag ... name
-_LINK_INFO = "III4xII"  # type id prog_id, then of tcx: ifindex attach_type
-
-
-class Direction(IntEnum):
-    """Where a tcx link hangs: enum bpf_attach_type (Linux 6.6)."""
-
-    INGRESS = 46
-    EGRESS = 47
-
-
-class _Order(IntEnum):
-    BEFORE = 1 << 3  # BPF_F_BEFORE without a relative: before all others
-    AFTER = 1 << 4
-
-
-_ORDER = {Direction.INGRESS: _Order.BEFORE, Direction.EGRESS: _Order.AFTER}
 
 
 @dataclass(frozen=True)
@@ -73,17 +58,6 @@ class TestRun:
     data_out: bytes
     ctx_out: bytes
     duration_ns: int
-
-
-@dataclass(frozen=True)
-class LinkInfo:
-    """What the kernel says of a tcx link; `ifindex` is 0 when its device is gone."""
-
-    id: int
-    type: int
-    program_id: int
-    ifindex: int
-    attach_type: int
 
 
 class Program(BpfObject):
@@ -144,52 +118,6 @@ class Program(BpfObject):
             context_out.raw[: fields[_CTX_OUT]],
             fields[_DURATION],
         )
-
-
-class Link(BpfObject):
-    """A program hung on a device: it stays as long as a handle or a pin of it does."""
-
-    kind = "link"
-
-    @classmethod
-    def create(cls, program: Program, ifindex: int, direction: Direction) -> Self:
-        """Hang the program on the device, seen from the calling thread's network namespace.
-
-        First of all at ingress, so that nothing is handed on unseen; last of all
-        at egress. Needs tcx (Linux 6.6, commit e420bed02507).
-        """
-        target = (program.fd, ifindex, direction, _ORDER[direction])
-        try:
-            return cls(call(Command.LINK_CREATE, "IIIIIIQ", *target, 0, 0, 0).result)
-        except OSError as cause:
-            wanted = f"attach {program.name} at {direction.name.lower()}"
-            raise fault(cause, place=f"device {ifindex}", wanted=wanted) from cause
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The link pinned at `path`."""
-        return cls(open_pinned(path))
-
-    @property
-    def info(self) -> LinkInfo:
-        """What the kernel says of it now."""
-        kind, number, program, ifindex, place = self.describe(_LINK_INFO)
-        return LinkInfo(number, kind, program, ifindex, place)
-
-    def update(self, program: Program) -> None:
-        """Let the link run another program, from one packet to the next."""
-        try:
-            call(Command.LINK_UPDATE, "IIII", self.fd, program.fd, 0, 0)
-        except OSError as cause:
-            raise fault(cause, place=self.place, wanted=f"run {program.name} in it") from cause
-
-    def detach(self) -> None:
-        """Take the program off the device, whoever else holds the link; a gone device is no error."""
-        try:
-            call(Command.LINK_DETACH, "I", self.fd)
-        except OSError as cause:
-            if cause.errno != errno.ENOLINK:
-                raise fault(cause, place=self.place, wanted="detach it") from cause
 
 
 def raise_memlock() -> bool:

@@ -36,6 +36,8 @@ CHUNK = 512  # entries to a system call: its cost is forgotten, the buffers stay
 PERCPU_ALIGN = 8
 CURSOR_BYTES = 8  # hash maps keep a 4-byte bucket number there, the others a key
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, which LPM tries require
+NOEXIST = 1  # BPF_NOEXIST
+FULL = (errno.E2BIG, errno.ENOSPC)  # a hash map's word for it, and a trie's
 CPUS = Path("/sys/devices/system/cpu/possible")
 
 _BATCH = "QQQQIIQQ"  # in_batch out_batch keys values count map_fd elem_flags flags
@@ -159,6 +161,13 @@ class Map(BpfObject):
                 for key, value in chunk:  # writing twice does no harm, and tells why it failed
                     self.update(key, value)
 
+    def add_batch(self, entries: Iterable[Entry]) -> int:
+        """Write those whose keys are not there, one by one; how many. A full hash map or trie takes no more.
+
+        It is looked first: a map that evicts the least recently used makes room before it refuses.
+        """
+        return sum(self.lookup(key) is None and self._add(key, value) for key, value in entries)
+
     def delete_batch(self, keys: Iterable[bytes]) -> None:
         """Remove all these entries; absent ones are no error."""
         for chunk in _chunks(keys):
@@ -204,6 +213,15 @@ class Map(BpfObject):
     def stored_size(self) -> int:
         """Bytes that one entry's value takes in a system call."""
         return _padded(self.value_size) * _cpus() if self.type in _PERCPU else self.value_size
+
+    def _add(self, key: bytes, value: bytes) -> bool:
+        name, data = filled(self._key(key)), filled(self._value(value))
+        fields = (self.fd, 0, address(name), address(data), NOEXIST)
+        outcome = attempt(Command.MAP_UPDATE_ELEM, "IIQQQ", *fields)
+        if outcome.errno in (errno.EEXIST, *FULL):
+            return False
+        self._demand(outcome, "add an entry")
+        return True
 
     def _items_singly(self) -> Iterator[Entry]:
         for key in self.keys():

@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from meshfabric.kernel import libbpf, netns, rtnl, tool
-from meshfabric.kernel.bpf import Direction, Link, Map, MapType, Program
+from meshfabric.kernel import clsact as filters
+from meshfabric.kernel import libbpf, netns, nft, pairs, rtnl, tool
+from meshfabric.kernel.bpf import Direction, Link, Map, MapType, Program, Side
 from meshfabric.kernel.tun import create_tun
 from meshfabric.model.errors import MeshfabricError, PermanentError, UnsupportedError
 
 TCX_SINCE = "6.6"
+NETKIT_SINCE = "6.12"  # 6.7 has netkit, but it clears our marks before the program looks
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}  # uapi/linux/capability.h
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 BTF_MAGIC = 0xEB9F
 MEMLOCK_TRIAL_BYTES = 16 << 20  # twice the usual limit of locked memory
 TRIAL_DEVICE = "mftry0"
+TRIAL_PAIR = ("mftry1", "mftry2")
 TRIAL_ADDRESS = "fd6d:66::1"
 
 _LOOPBACK = 1  # ifindex of lo in every network namespace
@@ -72,7 +75,17 @@ def require(features: list[Feature]) -> None:
 
 def tcx() -> Feature:
     """Whether programs can be attached by tcx links; raises PermanentError without root."""
-    return _alone(lambda: _try("tcx", _tcx, True, TCX_SINCE))
+    return _alone(_tcx)
+
+
+def clsact() -> Feature:
+    """Whether programs can be attached as filters of clsact; raises PermanentError without root."""
+    return _alone(_clsact)
+
+
+def netkit() -> Feature:
+    """Whether pods can have netkit pairs; raises PermanentError without root."""
+    return _alone(_netkit)
 
 
 def wireguard_module() -> Feature:
@@ -80,15 +93,27 @@ def wireguard_module() -> Feature:
     return _alone(lambda: _try("wireguard", lambda: _device("wireguard"), False, "5.6"))
 
 
+def fq() -> Feature:
+    """Whether there are fq queues, which send each packet at its time; raises PermanentError without root."""
+    return _alone(lambda: _try("fq", lambda: _qdisc("fq"), False, "3.12"))
+
+
+def netem() -> Feature:
+    """Whether the kernel can emulate bad networks; raises PermanentError without root."""
+    return _alone(lambda: _try("netem", lambda: _qdisc("netem"), False, "2.6"))
+
+
 def _probe(wireguard_go: Path | None) -> list[Feature]:
     module = _try("wireguard", lambda: _device("wireguard"), False, "5.6")
     userspace = not module.present
+    ways = _tcx(), _clsact(), _netkit()
     return [
         _try("capabilities", _capabilities, True),
         _try("bpf", _bpf, True, "4.4"),
         _try("libbpf", libbpf.version, True),
         _try("btf", _btf, False, "5.2"),
-        _try("tcx", _tcx, True, TCX_SINCE),
+        *ways,
+        _to_attach(*ways),
         _try("redirect_peer", _redirect_peer, True, "5.10"),
         _try("batch", _batch, False, "5.6"),
         _try("memlock", _memlock, True, "5.11"),
@@ -98,7 +123,7 @@ def _probe(wireguard_go: Path | None) -> list[Feature]:
         _try("wireguard-go", lambda: _wireguard_go(wireguard_go), userspace),
         _try("tun", _tun, userspace, "2.6"),
         _try("wg", lambda: tool.run(["wg", "--version"]).split(" - ")[0], True),
-        _try("netkit", lambda: _device("netkit"), False, "6.7"),
+        _try("nftables", nft.trial, False, nft.SINCE),
         _try("fq", lambda: _qdisc("fq"), False, "3.12"),
         _try("netem", lambda: _qdisc("netem"), False, "2.6"),
     ]
@@ -148,9 +173,51 @@ def _redirect_peer() -> str:
         return "the helper is known"
 
 
-def _tcx() -> str:
+def _tcx() -> Feature:
+    return _try("tcx", _tcx_link, False, TCX_SINCE)
+
+
+def _clsact() -> Feature:
+    return _try("clsact", _clsact_filter, False, filters.SINCE)
+
+
+def _netkit() -> Feature:
+    return _try("netkit", _netkit_pair, False, NETKIT_SINCE)
+
+
+def _to_attach(tcx: Feature, clsact: Feature, netkit: Feature) -> Feature:
+    """What programs hang by: one of two is needed, and `attach` prefers them in this order."""
+    chosen = next((way.name for way in (tcx, clsact) if way.present), "")
+    pods = "netkit" if netkit.present else "veth"
+    detail = f"by {chosen}; new pods get {pods} pairs by default"
+    if not chosen:
+        detail = f"programs hang neither by tcx ({tcx.detail}) nor by clsact ({clsact.detail})"
+    return Feature("attach", bool(chosen), detail, True, filters.SINCE)
+
+
+def _tcx_link() -> str:
     with Program.load(_PASS) as program, Link.create(program, _LOOPBACK, Direction.INGRESS):
         return "a link attaches"
+
+
+def _clsact_filter() -> str:
+    spot = (_LOOPBACK, Direction.EGRESS)
+    with Program.load(_PASS) as program:
+        filters.prepare(spot, TRIAL_DEVICE)
+        filters.hang(program, spot, TRIAL_DEVICE)
+        if filters.hanging([spot], TRIAL_DEVICE) != {spot: program.id}:
+            raise PermanentError("the kernel does not tell which program a filter runs")
+    return "a filter attaches"
+
+
+def _netkit_pair() -> str:
+    pairs.add_netkit(*TRIAL_PAIR, None, pairs.Mode.L3)
+    made = pairs.netkit(TRIAL_PAIR[0])
+    if made is None or made.scrub is not pairs.Scrub.NONE:
+        raise PermanentError("a pair can be made, but clears the marks that its programs go by")
+    index = socket.if_nametoindex(TRIAL_PAIR[0])
+    with Program.load(_PASS) as program, Link.create(program, index, Side.PEER):
+        return "a pair can be made, and a link attaches to it"
 
 
 def _btf() -> str:
@@ -206,6 +273,7 @@ def _device(kind: str) -> str:
 def _qdisc(kind: str) -> str:
     with rtnl.session("kernel", f"make a {kind} queue") as route:
         route.tc("add", kind, index=_LOOPBACK, handle="1:")
+        route.tc("del", index=_LOOPBACK, root=True)
     return "a queue can be made"
 
 

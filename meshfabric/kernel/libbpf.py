@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ from typing import Self
 from meshfabric.kernel import btf
 from meshfabric.kernel.bpf import Map, Program
 from meshfabric.kernel.fault import fault
+from meshfabric.kernel.layout import MapShape
 from meshfabric.model.errors import MeshfabricError, PermanentError, UnsupportedError
 
 LOG = "meshfabric.libbpf"
@@ -44,30 +44,6 @@ class VerifierError(PermanentError):
     def __init__(self, what: str, *, place: str, log: str) -> None:
         super().__init__(what, place=place, remedy=f"a newer kernel may take it; {LOG} tells all at debug")
         self.log = log
-
-
-@dataclass(frozen=True)
-class MapShape:
-    """What two maps must agree in to be the same map; `layout` is of key and value, "?" when unknown."""
-
-    type: int
-    key_size: int
-    value_size: int
-    max_entries: int
-    flags: int
-    layout: tuple[str, str]
-
-    def differences(self, other: "MapShape") -> list[str]:
-        """What `other` has otherwise, as `max_entries 10 not 20`; [] when it fits."""
-        return [
-            f"{name} {theirs} not {ours}"
-            for name, ours in vars(self).items()
-            if (theirs := getattr(other, name)) != ours and not (name == "layout" and _unknown(ours, theirs))
-        ]
-
-
-def _unknown(ours: tuple[str, str], theirs: tuple[str, str]) -> bool:
-    return all("?" in (a, b) or a == b for a, b in zip(ours, theirs, strict=True))
 
 
 class Elf:
@@ -107,8 +83,12 @@ class Elf:
             lib.bpf_map__value_size(at),
             lib.bpf_map__max_entries(at),
             lib.bpf_map__map_flags(at),
-            (self._btf.layout(types[0]), self._btf.layout(types[1])),
+            *map(self._btf.layout, types),
         )
+
+    def tags(self, name: str) -> set[str]:
+        """What the map's declaration is tagged with, by `btf_decl_tag`."""
+        return self._btf.tags().get(name, set())
 
     def resize(self, name: str, max_entries: int) -> None:
         """Let the map hold `max_entries` instead of what the file says."""
@@ -204,12 +184,11 @@ def shape_of(existing: Map) -> MapShape:
     lib = library()
     handle = lib.btf__load_from_kernel_by_id(existing.btf_id) if existing.btf_id else None
     types = btf.Btf(lib, handle) if handle else None
-    layout = (
-        (types.layout(existing.btf_key_type), types.layout(existing.btf_value_type)) if types else ("?", "?")
-    )
+    key = types.layout(existing.btf_key_type) if types else None
+    value = types.layout(existing.btf_value_type) if types else None
     lib.btf__free(handle)
     sizes = (existing.type, existing.key_size, existing.value_size, existing.max_entries, existing.flags)
-    return MapShape(*sizes, layout)
+    return MapShape(*sizes, key, value)
 
 
 def version() -> str:

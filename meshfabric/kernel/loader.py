@@ -2,9 +2,10 @@
 
 A map belongs to all files that declare its name: the first one makes it, the
 others reuse it, and it is pinned as `<pins>/maps/<name>`, where the next run
-finds it with its entries. A pinned map of another shape is rebuilt empty.
-Sections of variables stay each file's own. Pins change only after everything is
-loaded: a failed load leaves the running datapath as it was.
+finds it with its entries. Those of a pinned map of another shape are moved into a
+new one (`migrate` says how, `upgrade` until when); what cannot be moved is rebuilt
+empty. Sections of variables stay each file's own. Pins change only after everything
+is loaded: a failed load leaves the running datapath as it was.
 
 `libbpf` reads the files, `attach` hangs the programs on devices (and keeps
 running ones alive until then), the agent fills the maps.
@@ -20,8 +21,10 @@ from types import TracebackType
 from typing import Self
 
 from meshfabric.kernel.bpf import Map, Program
+from meshfabric.kernel.carry import Carried
 from meshfabric.kernel.fault import fault
 from meshfabric.kernel.libbpf import Elf, shape_of
+from meshfabric.kernel.upgrade import Upgrade
 from meshfabric.model.errors import PermanentError
 
 BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
@@ -34,21 +37,25 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class Datapath:
-    """Handles to all that was loaded; `adopted` and `rebuilt` name the maps that an earlier run had pinned.
+    """Handles to all that was loaded, and what became of the maps that an earlier run had pinned.
 
-    A rebuilt map is empty while programs that run already still use the old one:
-    fill it before attaching the new programs.
+    Those that fit were `adopted`. Of the others `migrated` tells what was moved, `rebuilt` why
+    nothing could be: such a map is empty while programs that run already still use the old one, so
+    fill it before attaching the new programs, and see `upgrade`.
     """
 
+    upgrade: Upgrade
     programs: dict[str, Program] = field(default_factory=dict)
     maps: dict[str, Map] = field(default_factory=dict)
     adopted: list[str] = field(default_factory=list)
-    rebuilt: list[str] = field(default_factory=list)
+    migrated: dict[str, Carried] = field(default_factory=dict)
+    rebuilt: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of all handles; pins and links keep what runs."""
         for handle in (*self.programs.values(), *self.maps.values()):
             handle.close()
+        self.upgrade.close()
 
     def __enter__(self) -> Self:
         return self
@@ -77,10 +84,11 @@ def load(
         files = [stack.enter_context(Elf(path)) for path in objects]
         _demand_known("map", sizes, {name for elf in files for name in elf.maps})
         _demand_known("variable", settings, {name for elf in files for name in elf.set_variables(settings)})
-        datapath = Datapath()
+        datapath = Datapath(Upgrade(pins / MAPS))
         try:
             for elf in files:
                 _load_file(elf, datapath, pins / MAPS, sizes)
+            datapath.migrated = datapath.upgrade.copy(datapath.maps)
             _pin(datapath, pins / MAPS)
         except BaseException:
             datapath.close()
@@ -92,7 +100,10 @@ def _load_file(elf: Elf, datapath: Datapath, pins: Path, sizes: dict[str, int]) 
     for name in elf.maps:
         if name in sizes:
             elf.resize(name, sizes[name])
-        _share(elf, name, datapath, pins)
+        if name in datapath.maps:
+            _share(elf, name, datapath.maps[name])
+        elif (pins / name).exists():
+            _inherit(elf, name, datapath, pins / name)
     elf.load()
     for name in elf.maps:
         if name not in datapath.maps:
@@ -103,28 +114,32 @@ def _load_file(elf: Elf, datapath: Datapath, pins: Path, sizes: dict[str, int]) 
         datapath.programs[name] = elf.program(name)
 
 
-def _share(elf: Elf, name: str, datapath: Datapath, pins: Path) -> None:
-    """Let the file use the map that an earlier file or run made, if it fits."""
-    if name in datapath.maps:
-        differing = elf.shape(name).differences(shape_of(datapath.maps[name]))
-        if differing:
-            what = f"map {name} is declared otherwise in another file: {', '.join(differing)}"
-            raise PermanentError(what, place=str(elf.path), remedy="include one header in all files")
-    elif (pins / name).exists():
-        earlier = Map.open(pins / name)
-        if elf.shape(name).differences(shape_of(earlier)):
-            earlier.close()
-            datapath.rebuilt.append(name)
-            return
-        datapath.maps[name] = earlier
-        datapath.adopted.append(name)
-    else:
+def _share(elf: Elf, name: str, earlier: Map) -> None:
+    """Let the file use the map that an earlier file made."""
+    differing = elf.shape(name).differences(shape_of(earlier))
+    if differing:
+        what = f"map {name} is declared otherwise in another file: {', '.join(differing)}"
+        raise PermanentError(what, place=str(elf.path), remedy="include one header in all files")
+    elf.reuse(name, earlier)
+
+
+def _inherit(elf: Elf, name: str, datapath: Datapath, pin: Path) -> None:
+    """Let the file use the map that an earlier run made if it fits; else its own succeeds that one."""
+    earlier, shape, tags = Map.open(pin), elf.shape(name), elf.tags(name)
+    if shape.differences(shape_of(earlier)):
+        why = datapath.upgrade.succeed(name, earlier, shape, tags)
+        if why:
+            datapath.rebuilt[name] = why
         return
-    elf.reuse(name, datapath.maps[name])
+    datapath.upgrade.adopt(name, earlier, shape, tags)
+    datapath.maps[name] = earlier
+    datapath.adopted.append(name)
+    elf.reuse(name, earlier)
 
 
 def _pin(datapath: Datapath, pins: Path) -> None:
-    """Pin what is new; a rebuilt map takes its predecessor's place in one step."""
+    """Pin what is new; it takes its predecessor's place in one step."""
+    datapath.upgrade.pin()
     for name in datapath.maps.keys() - set(datapath.adopted):
         fresh = pins / (name + UNFINISHED)
         fresh.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The plan's tables that are eBPF maps, and the generations that make flows be judged again."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from meshfabric.kernel.bpf import Map, MapType
@@ -47,6 +48,12 @@ class Generations:
 
     def __init__(self, generations: Map, lane: Lane) -> None:
         self._map, self._lane = generations, lane
+
+    def begin_anew(self) -> None:
+        """Count from anywhere: what flows remember of a map that is gone must not come true by chance."""
+        anywhere = os.urandom(NUMBER.size * self._map.max_entries)
+        counts = (anywhere[at : at + NUMBER.size] for at in range(0, len(anywhere), NUMBER.size))
+        self._map.update_batch((number(place), count) for place, count in enumerate(counts))
 
     async def bump(self, places: set[int]) -> None:
         """Every flow of these places is judged anew at its next packet."""

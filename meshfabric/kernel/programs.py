@@ -1,17 +1,23 @@
-"""The plan's `programs` table: which program sees a device's packets, and the device up only then."""
+"""The plan's `programs` table: which program sees a device's packets, and the device up only then.
+
+On a netkit pair `from_workload` runs as its twin for the place where it then is: in
+the midst of the pod's sending, where a packet cannot go on into another pod at once.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from meshfabric.kernel import links
-from meshfabric.kernel.attach import attach, attached, detach, pin_name
+from meshfabric.kernel.attach import attach, attached, detach, pin_name, pinned_at
 from meshfabric.kernel.bpf import Direction, Program
+from meshfabric.kernel.bpf_link import is_netkit
 from meshfabric.kernel.lane import Lane
 from meshfabric.model.plan import Attachment, Change, Key, Table, Value
 
 DIRECTIONS = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
 OF_AN_EARLIER_RUN = Attachment("", 0)  # differs from all that is wanted: its program is replaced
 UPLINK_PROGRAMS = ("from_uplink", "to_uplink")
+ON_NETKIT = {"from_workload": "from_netkit"}
 
 
 class Programs:
@@ -34,13 +40,13 @@ class Programs:
     def _observe(self) -> list[tuple[Key, Value]]:
         found: list[tuple[Key, Value]] = []
         for name, link in attached(self._pins).items():
-            device, direction = name.rsplit("-", 1)
-            key, ours = self._ours.get(name, ((device.replace(":", "."), direction), OF_AN_EARLIER_RUN))
+            device, direction = pinned_at(name)
+            key, ours = self._ours.get(name, ((device, direction.name.lower()), OF_AN_EARLIER_RUN))
             found.append((key, ours if ours.ifindex == link.ifindex else OF_AN_EARLIER_RUN))
         return found
 
     def _apply(self, changes: Sequence[Change]) -> None:
-        for change in changes:
+        for change in sorted(changes, key=_enters, reverse=True):
             device, direction = change.key
             self._one(device, DIRECTIONS[direction], change)
         for device in {change.key[0]: None for change in changes if _guards(change)}:
@@ -52,8 +58,17 @@ class Programs:
             detach(self._pins / name)
             self._ours.pop(name, None)
         else:
-            attach(self._programs[change.value.program], change.value.ifindex, direction, self._pins / name)
+            attach(self._program(change.value), change.value.ifindex, direction, self._pins / name)
             self._ours[name] = (change.key, change.value)
+
+    def _program(self, wanted: Attachment) -> Program:
+        name = wanted.program
+        return self._programs[ON_NETKIT.get(name, name) if is_netkit(wanted.ifindex) else name]
+
+
+def _enters(change: Change) -> bool:
+    """First where packets come in: the same build's programs where they go out may want what these write."""
+    return DIRECTIONS[change.key[1]] is Direction.INGRESS
 
 
 def _guards(change: Change) -> bool:

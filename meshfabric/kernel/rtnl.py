@@ -1,8 +1,9 @@
 """The one door to rtnetlink: a pyroute2 session whose errors are ours.
 
-`links` and `routes` say what they want in pyroute2's words. Importing the
-package the usual way loads all its families and costs 13 MB; binding its bare
-name first brings it down to 7, with the two modules that are needed.
+`links` and `routes` say what they want in pyroute2's words; it is taught the
+attributes of netkit, which it does not know. Importing the package the usual way
+loads all its families and costs 13 MB; binding its bare name first brings it down
+to 7, with the modules that are needed.
 """
 
 import contextlib
@@ -16,6 +17,16 @@ from meshfabric.kernel.fault import fault
 from meshfabric.model.errors import UnsupportedError
 
 PACKAGE = "pyroute2"
+NETKIT = (  # linux/if_link.h, in its order
+    ("IFLA_NETKIT_UNSPEC", "none"),
+    ("IFLA_NETKIT_PEER_INFO", "peer_info"),
+    ("IFLA_NETKIT_PRIMARY", "uint8"),
+    ("IFLA_NETKIT_POLICY", "uint32"),
+    ("IFLA_NETKIT_PEER_POLICY", "uint32"),
+    ("IFLA_NETKIT_MODE", "uint32"),
+    ("IFLA_NETKIT_SCRUB", "uint32"),
+    ("IFLA_NETKIT_PEER_SCRUB", "uint32"),
+)
 
 
 @contextlib.contextmanager
@@ -49,10 +60,14 @@ def _pyroute2() -> tuple[Any, Any]:
         sys.modules[PACKAGE] = _bare_package()
     try:
         from pyroute2.iproute.linux import IPRoute
+        from pyroute2.netlink import nla
         from pyroute2.netlink.exceptions import NetlinkError
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg, ifinfveth
     finally:
         if bare:
             del sys.modules[PACKAGE]  # whoever imports the whole package later gets it
+    words = {"prefix": "IFLA_", "nla_map": NETKIT, "peer_info": staticmethod(lambda *_, **__: ifinfveth)}
+    ifinfmsg.ifinfo.register_link_kind(module={"netkit": type("netkit", (nla,), words)})
     return IPRoute, NetlinkError
 
 

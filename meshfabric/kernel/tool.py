@@ -1,4 +1,4 @@
-"""Runs the few programs that we need: wg, wireguard-go. What they print is kept out of the log.
+"""Runs the few programs that we need: wg, wireguard-go, nft. What they print is kept out of the log.
 
 Secrets go to them through standard input or a file, never in an argument: any
 user may read the arguments of any process.
@@ -14,7 +14,12 @@ from meshfabric.model.errors import PermanentError, TemporaryError, UnsupportedE
 
 TIMEOUT_S = 10.0
 WIREGUARD_GO_ENV = "MESHFABRIC_WIREGUARD_GO"
-_REMEDY = {"wg": "install the package wireguard-tools", "wireguard-go": "install the package wireguard-go"}
+COMPLAINT = "Error: "  # nft quotes the place below its complaint, others complain last
+_REMEDY = {
+    "nft": "install the package nftables",
+    "wg": "install the package wireguard-tools",
+    "wireguard-go": "install the package wireguard-go",
+}
 
 
 def run(command: Sequence[str], text: str = "", *, secret: bool = False) -> str:
@@ -33,8 +38,8 @@ def run(command: Sequence[str], text: str = "", *, secret: bool = False) -> str:
     except subprocess.TimeoutExpired as cause:
         raise TemporaryError(f"no answer within {TIMEOUT_S:.0f} s", place=place) from cause
     if done.returncode:
-        said = [] if secret else done.stderr.strip().splitlines()
-        raise PermanentError(said[-1] if said else f"exit status {done.returncode}", place=place)
+        said = "" if secret else _complaint(done.stderr)
+        raise PermanentError(said or f"exit status {done.returncode}", place=place)
     return done.stdout
 
 
@@ -47,6 +52,11 @@ def find(name: str, setting: Path | None = None, variable: str = "") -> Path:
     if not named or not os.access(named, os.X_OK):
         raise _absent(str(named or name))
     return Path(named)
+
+
+def _complaint(text: str) -> str:
+    lines = text.strip().splitlines() or [""]
+    return next((line.partition(COMPLAINT)[2] for line in lines if COMPLAINT in line), lines[-1])
 
 
 def _absent(program: str) -> UnsupportedError:

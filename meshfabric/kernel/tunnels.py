@@ -2,7 +2,8 @@
 
 A device that was made tells the world of its key (`tell`); that it exists comes
 by the link monitor. It is set up only when its programs are in place
-(`programs`).
+(`programs`). One of the kind that an operator chose against is made anew with the
+key it had, which is noted (`note`).
 """
 
 import time
@@ -19,6 +20,7 @@ KEYS = "keys"
 KEY_SUFFIX = ".key"
 
 Tell = Callable[[str, str], None]
+Note = Callable[[str, str], None]
 
 
 class Tunnels:
@@ -26,10 +28,12 @@ class Tunnels:
 
     tables = (Table.TUNNELS, Table.PEERS)
 
-    def __init__(self, backend: Backend, prefix: str, state_dir: Path, tell: Tell, lane: Lane) -> None:
+    def __init__(
+        self, backend: Backend, prefix: str, state_dir: Path, tell: Tell, note: Note, lane: Lane
+    ) -> None:
         self._backend, self._prefix, self._lane = backend, prefix, lane
         self._keys = state_dir / KEYS
-        self._tell = tell
+        self._tell, self._note = tell, note
         self._devices: dict[str, TunnelDevice] = {}
         self._peers: dict[tuple[str, str], TunnelPeer] = {}
 
@@ -67,6 +71,8 @@ class Tunnels:
                 await self._lane.run(wireguard.delete_device, str(change.key))
                 self._devices.pop(str(change.key), None)
             else:
+                if await self._lane.run(wireguard.drop_other, self._backend, str(change.key)):
+                    self._note("tunnel made anew", f"{change.key} by {self._backend.kind}, its key is kept")
                 key = await self._lane.run(self._ensure, str(change.key), change.value)
                 self._devices[str(change.key)] = change.value
                 self._tell(str(change.key), key)

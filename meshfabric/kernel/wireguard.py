@@ -21,11 +21,13 @@ from typing import Literal
 
 from meshfabric.kernel import features, links, tool, wireguard_go
 from meshfabric.kernel.fault import fault
-from meshfabric.model.errors import PermanentError, TemporaryError
+from meshfabric.model.errors import PermanentError, TemporaryError, UnsupportedError
+from meshfabric.model.settings import WireGuardKind
 
 KEY_BYTES = 32
 KEY_MODE = 0o600
 FOLDER_MODE = 0o700
+_CHOICE = "wireguard: kernel"
 _ABSENT = "(none)"
 _OFF = "off"
 _DEVICE_FIELDS = 5
@@ -33,10 +35,14 @@ _DEVICE_FIELDS = 5
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs the devices: the kernel, or the wireguard-go at `binary`."""
+    """What runs the devices: the kernel, or the wireguard-go at `binary`.
+
+    `strict`: an operator chose it, so that devices of the other kind are not kept though they work.
+    """
 
     kind: Literal["kernel", "userspace"]
     binary: Path | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,15 +80,24 @@ class DeviceState:
     peers: dict[str, PeerState] = field(default_factory=dict)
 
 
-def choose_backend(wireguard_go_path: Path | None = None) -> Backend:
-    """The kernel where it makes WireGuard devices, else wireguard-go.
+def choose_backend(
+    wireguard_go_path: Path | None = None, choice: WireGuardKind = WireGuardKind.AUTO
+) -> Backend:
+    """What an operator chose; else the kernel where it makes WireGuard devices, and wireguard-go elsewhere.
 
     The binary is the configured one, else what MESHFABRIC_WIREGUARD_GO names, else
-    the one in PATH. Raises UnsupportedError when there is neither.
+    the one in PATH. Raises UnsupportedError when there is none, or not what was chosen.
     """
-    if features.wireguard_module().present:
-        return Backend("kernel")
-    return Backend("userspace", tool.find("wireguard-go", wireguard_go_path, tool.WIREGUARD_GO_ENV))
+    strict = choice is not WireGuardKind.AUTO
+    if choice is not WireGuardKind.USERSPACE:
+        module = features.wireguard_module()
+        if module.present:
+            return Backend("kernel", strict=strict)
+        if strict:
+            remedy = "load the module wireguard (modprobe wireguard), or set wireguard: auto"
+            raise UnsupportedError("this kernel makes no WireGuard devices", place=_CHOICE, remedy=remedy)
+    binary = tool.find("wireguard-go", wireguard_go_path, tool.WIREGUARD_GO_ENV)
+    return Backend("userspace", binary, strict)
 
 
 def ensure_key(path: Path) -> str:
@@ -123,6 +138,18 @@ def ensure_device(
         values = ["private-key", str(key_file), "listen-port", str(port), "fwmark", f"{mark:#x}"]
         tool.run(["wg", "set", name, *values])
     return made
+
+
+def drop_other(backend: Backend, name: str) -> bool:
+    """Remove the device if it is of the kind that an operator chose against; False when it is not.
+
+    Its key file stays: a device made in its place is the same one to its peers.
+    """
+    existing = links.find(name)
+    other = "tun" if backend.kind == "kernel" else "wireguard"
+    if not backend.strict or existing is None or existing.kind != other:
+        return False
+    return delete_device(name)
 
 
 def delete_device(name: str) -> bool:

@@ -1,6 +1,5 @@
 """Every test of this folder runs in a cell of its own (see `cell`), with the real kernel."""
 
-import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.features import requires
 from tests.kernel import cell
 
 Compile = Callable[[str], Path]
@@ -24,8 +24,7 @@ WIREGUARD_GO = Path(__file__).parents[2] / "build/deb/usr/bin/wireguard-go"
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
     """Call the test in its cell; it fails too when it leaves files open or warns while being collected."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    requires("capabilities")
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     outcome, text = cell.run(lambda: _result(pyfuncitem, arguments))
     if outcome == "skipped":

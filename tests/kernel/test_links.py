@@ -15,10 +15,10 @@ from meshfabric.kernel import links
 from meshfabric.kernel.links import FABRIC_SYSCTLS, POD_SYSCTLS, LinkEvent
 from meshfabric.model.errors import MeshfabricError, PermanentError, TemporaryError
 from tests.kernel.cell import namespace
+from tests.patience import DEADLINE_S
 
 MACS = ("02:6d:66:01:00:01", "02:6d:66:01:00:02")
 MTU = 1380
-PATIENCE_S = 5.0
 
 
 def _pair(pod: Path | None) -> bool:
@@ -200,7 +200,7 @@ def test_the_rest_of_the_netlink_library_is_not_loaded() -> None:
 
 
 def test_the_monitor_tells_what_happens() -> None:
-    events = asyncio.run(asyncio.wait_for(_watch(), PATIENCE_S))
+    events = asyncio.run(asyncio.wait_for(_watch(), DEADLINE_S))
     told = [(event.change, event.name) for event in events]
     assert told.index(("down", "a")) < told.index(("up", "a")) < told.index(("addresses", "a"))
     assert told[-1] == ("gone", "a")
@@ -242,7 +242,7 @@ def test_an_overrun_of_the_monitor_is_told() -> None:
                     return told
         return told
 
-    assert asyncio.run(asyncio.wait_for(watch(), PATIENCE_S * 20))[-1] == "lost"
+    assert asyncio.run(asyncio.wait_for(watch(), DEADLINE_S))[-1] == "lost"
 
 
 def _flood() -> None:

@@ -14,31 +14,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from meshfabric.kernel import features, links, netns, wireguard, wireguard_go
+from meshfabric.kernel import links, netns, tool, wireguard, wireguard_go
 from meshfabric.kernel.links import Route
 from meshfabric.kernel.wireguard import Backend, Peer
 from meshfabric.model.errors import PermanentError, TemporaryError, UnsupportedError
+from meshfabric.model.settings import WireGuardKind
+from tests.features import requires
 from tests.kernel.cell import namespace
+from tests.patience import DEADLINE_S
 
 PORT, MARK, TABLE, MTU = 51820, 0x4D460000, 19780, 1380
-PATIENCE_S = 10.0
 UNDERLAY = (("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2"))
 
 
 @pytest.fixture
-def backend(wireguard_go: Path | None) -> Backend:
-    return wireguard.choose_backend(wireguard_go)
+def userspace(wireguard_go: Path | None) -> Backend:
+    """wireguard-go, whatever the kernel has itself."""
+    requires("wireguard-go", "tun")
+    return Backend("userspace", tool.find("wireguard-go", wireguard_go, tool.WIREGUARD_GO_ENV))
 
 
-@pytest.fixture
-def userspace(backend: Backend) -> Backend:
-    if backend.kind == "kernel":
-        pytest.skip("the kernel's own WireGuard has no process")
-    return backend
+@pytest.fixture(params=["kernel", "userspace"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Both, one after the other."""
+    if request.param == "userspace":
+        found: Backend = request.getfixturevalue("userspace")
+        return found
+    requires("wireguard")
+    return Backend("kernel")
 
 
 class Node:
@@ -101,7 +109,7 @@ def _nodes(backend: Backend, keys: Path) -> Iterator[tuple[Node, Node]]:
 
 def _demand_ping(uplink: int) -> None:
     """The far end answers, now or soon: the first handshake may take a moment."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + DEADLINE_S
     command = ["ping", "-n", "-c", "1", "-W", "1", f"10.9.{uplink}.2"]
     while subprocess.run(command, capture_output=True, check=False).returncode:
         assert time.monotonic() < deadline, f"no answer over uplink {uplink}"
@@ -121,7 +129,7 @@ def test_two_nodes_reach_each_other_over_both_uplinks(backend: Backend, tmp_path
                 wanted.allowed_ips,
                 5,
             )
-            assert abs(peer.last_handshake_s - time.time()) < PATIENCE_S
+            assert abs(peer.last_handshake_s - time.time()) < DEADLINE_S
             assert peer.rx_bytes > 0
             link = links.find(a.devices[uplink])
             assert link is not None
@@ -272,8 +280,7 @@ def test_a_binary_that_fails_is_told_with_its_words(tmp_path: Path) -> None:
 
 
 def test_the_binary_is_found_where_it_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if features.wireguard_module().present:
-        pytest.skip("the kernel has WireGuard, no binary is looked for")
+    choose = partial(wireguard.choose_backend, choice=WireGuardKind.USERSPACE)
     made = {}
     for folder in ("set", "named", "path"):
         made[folder] = tmp_path / folder / "wireguard-go"
@@ -281,12 +288,12 @@ def test_the_binary_is_found_where_it_was_said(tmp_path: Path, monkeypatch: pyte
         made[folder].touch(0o755)
     monkeypatch.setenv("PATH", str(made["path"].parent))
     monkeypatch.delenv("MESHFABRIC_WIREGUARD_GO", raising=False)
-    assert wireguard.choose_backend().binary == made["path"]
+    assert choose().binary == made["path"]
     monkeypatch.setenv("MESHFABRIC_WIREGUARD_GO", str(made["named"]))
-    assert wireguard.choose_backend().binary == made["named"]
-    assert wireguard.choose_backend(made["set"]).binary == made["set"]
+    assert choose().binary == made["named"]
+    assert choose(made["set"]).binary == made["set"]
     with pytest.raises(UnsupportedError, match="install the package wireguard-go"):
-        wireguard.choose_backend(tmp_path / "absent" / "wireguard-go")
+        choose(tmp_path / "absent" / "wireguard-go")
 
 
 def test_a_key_is_made_once_for_root_alone(tmp_path: Path) -> None:

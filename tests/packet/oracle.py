@@ -6,7 +6,7 @@ time, walks all rules and all prefixes, and keeps flows in a dict. Lifetimes are
 left to the tests that age a flow (`age`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from meshfabric.model.tables import FIRST_NODE, Direction, Reason, Verdict
@@ -70,7 +70,15 @@ class Oracle:
     # the programs
 
     def from_workload(self, device: str, data: bytes, segment: int = 0) -> Outcome:
-        """A frame from the workload behind `device`; `segment` is the payload of each GSO segment."""
+        """A frame from the workload behind `device`; `segment` is the payload of each GSO segment.
+
+        A drop on a netkit pair is a redirect to nowhere: its sender is not to know.
+        """
+        outcome = self._from_workload(device, data, segment)
+        lost = outcome.action == SHOT and self.world.is_netkit(device)
+        return replace(outcome, action=REDIRECT) if lost else outcome
+
+    def _from_workload(self, device: str, data: bytes, segment: int) -> Outcome:
         kind = number(data[12:14])
         if kind not in (IPV4, IPV6):
             return self._not_ip(kind, data)
@@ -78,7 +86,7 @@ class Oracle:
             packet = self._parse(data, ETHERNET, 4 if kind == IPV4 else 6)
             place = self._followed(packet, device) or self._asked(packet, data, device)
             self._remember(packet)
-            return self._act(packet, data, place, segment)
+            return self._act(packet, data, place, segment, self.world.is_netkit(device))
         except Refused as refusal:
             if refusal.reason is Reason.LINK_SCOPE and _solicits_gateway(packet, data):
                 return Outcome(REDIRECT, Reason.NEIGHBOUR_ANSWERED, None, True)
@@ -230,7 +238,8 @@ class Oracle:
 
     # what happens to it
 
-    def _act(self, packet: Packet, data: bytes, place: int, segment: int) -> Outcome:
+    def _act(self, packet: Packet, data: bytes, place: int, segment: int, sending: bool = False) -> Outcome:
+        """What is `sending` still goes out of the receiver's device, marked; what came in goes past it."""
         if place >= FIRST_NODE:
             node = self.world.nodes.get(place)
             if node is None or not node.tunnels:
@@ -248,7 +257,8 @@ class Oracle:
         macs = bytes.fromhex((workload.mac + ":02:6d:66:00:00:01").replace(":", ""))
         kind = b"\x08\x00" if packet.source.version == 4 else b"\x86\xdd"
         out = macs + kind + _one_hop_less(data[packet.l3 :])
-        return Outcome(REDIRECT, Reason.FORWARDED_TO_LOCAL, out, workload.delivery.name == "EGRESS")
+        marked = sending or workload.delivery.name == "EGRESS"
+        return Outcome(REDIRECT, Reason.FORWARDED_TO_LOCAL, out, marked)
 
     def _not_ip(self, kind: int, data: bytes) -> Outcome:
         if kind != ARP:

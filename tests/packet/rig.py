@@ -5,6 +5,7 @@ the same with the oracle looking on, and fails when the two disagree.
 """
 
 import mmap
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,10 +74,19 @@ class Rig:
         with mmap.mmap(recent.fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
             memory[:] = bytes(size)
 
-    def run(self, program: str, packet: bytes, device: str, mark: int = 0, segment: int = 0) -> Run:
-        """Run the program on the packet as if it passed `device`; `segment` makes it a GSO packet."""
+    def run(
+        self, program: str, packet: bytes, device: str, mark: int = 0, segment: int = 0, told: int = 0
+    ) -> Run:
+        """Run the program on the packet as if it passed `device`; `segment` makes it a GSO packet.
+
+        `told` is the length that the program before, which set `mark`, let this one know.
+        """
         context = SkbContext(
-            ifindex=self.ifindex[device], mark=mark, gso_size=segment, gso_segs=2 if segment else 0
+            ifindex=self.ifindex[device],
+            mark=mark,
+            cb=told.to_bytes(4, sys.byteorder) + bytes(16),
+            gso_size=segment,
+            gso_segs=2 if segment else 0,
         )
         before = self._counters()
         done = self.arena.run(self.programs[program].test_run, packet, ctx=context.pack())
@@ -161,7 +171,8 @@ class Scene:
     def from_workload(self, device: str, data: bytes, segment: int = 0) -> Reason | None:
         """A frame from the workload behind `device`; gives the reason that both agree on."""
         wanted = self.oracle.from_workload(device, data, segment)
-        return self._compare(self.rig.run("from_workload", data, device, segment=segment), wanted, data)
+        program = "from_netkit" if self.world.is_netkit(device) else "from_workload"
+        return self._compare(self.rig.run(program, data, device, segment=segment), wanted, data)
 
     def from_overlay(self, device: str, data: bytes, segment: int = 0) -> Reason | None:
         """A packet out of a tunnel."""

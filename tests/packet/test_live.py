@@ -5,7 +5,9 @@
     guest (TAP, held by the test) --mfp3-----------+-- mfwg01 (TUN, held by the test)
 
 Pods are namespaces with real sockets: what their kernels do not take for theirs
-does not arrive. They learn the gateway's link address from the programs.
+does not arrive. They learn the gateway's link address from the programs, where they
+have link addresses. All runs once for each kind of pair and each way to attach; a
+`bridged` pod has its interface in a bridge, which has the pod's addresses and MAC.
 """
 
 import fcntl
@@ -16,29 +18,51 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from socket import if_nametoindex
 
 import pytest
+from _pytest.mark import ParameterSet
 
+from meshfabric.kernel import attach as attaching
 from meshfabric.kernel import links
-from meshfabric.kernel.bpf import Direction, Link, Program
+from meshfabric.kernel.attach import attach, pin_name
+from meshfabric.kernel.bpf import Direction, Link
+from meshfabric.kernel.bpf_link import is_netkit
+from meshfabric.kernel.loader import load
+from meshfabric.kernel.pairs import PairKind
 from meshfabric.model import tables
 from meshfabric.model.tables import PATH, Reason
+from tests.features import requires
 from tests.packet import world as fabric
-from tests.packet.arena import Arena, Namespace, arena
+from tests.packet.arena import Arena, Namespace, arena, compile_extra
 from tests.packet.frames import POD_MAC, V4, V6, address, frame, tcp, udp
 from tests.packet.oracle import Oracle
 from tests.packet.test_neighbour import _advertisement as advertisement
 from tests.packet.test_neighbour import _request as arp_request
 from tests.packet.test_neighbour import _solicitation as solicitation
+from tests.patience import DEADLINE_S
 
 FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 SOCKET = {V4: socket.AF_INET, V6: socket.AF_INET6}
-DEADLINE_S = 10.0
 TUNSETIFF, IFF_TUN, IFF_TAP, IFF_NO_PI = 0x400454CA, 1, 2, 0x1000
 ETH_P_ALL, LARGEST = 3, 65536
 TRUSTED, MINUTE_NS = 10, 60 * 10**9
 PODS = {"alpha": "mfp1", "beta": "mfp2"}
+PLACES = {"alpha": fabric.ALPHA, "beta": fabric.BETA}
+KINDS = {  # of alpha's and beta's pair, beside the way that all else hangs by
+    "veth": ("veth", "veth", "tcx"),
+    "veth, clsact": ("veth", "veth", "clsact"),
+    "bridged veth": ("bridged veth", "bridged veth", "tcx"),
+    "netkit": ("netkit", "netkit", "tcx"),
+    "netkit to veth": ("netkit", "veth", "tcx"),
+    "veth to netkit": ("veth", "netkit", "tcx"),
+    "bridged netkit": ("bridged netkit", "bridged netkit", "tcx"),
+}
+BRIDGE = "br0"
+GUILE = Path(__file__).with_name("guile.bpf.c")
+PORT_MAC = "02:6d:66:bb:00:01"  # of an interface whose own the bridge took
 TUNNELS = ("mfwg00", "mfwg01")
 PORT = 0x1F00
 
@@ -68,8 +92,9 @@ class Queue:
 class Node:
     """The drawing above, in an arena."""
 
-    def __init__(self, place: Arena, stack: ExitStack) -> None:
+    def __init__(self, place: Arena, stack: ExitStack, kinds: tuple[str, ...]) -> None:
         self.place, self.world = place, fabric.standard()
+        self.kinds = dict(zip(PODS, kinds, strict=False))
         self.datapath = stack.enter_context(place.load({"recent": 262144}))
         self.pods = {name: self._pod(name, device, stack) for name, device in PODS.items()}
         self.tunnels = {name: place.run(Queue, name, IFF_TUN) for name in TUNNELS}
@@ -77,18 +102,33 @@ class Node:
         self.ifindex = {name: self._up(name) for name in (*PODS.values(), "mfp3", *TUNNELS)}
         self.ifindex |= {"mfhost1": 0, "up0": 0, "up1": 0}
         self.tables = fabric.Tables(self.datapath.maps, self.ifindex)
-        self._links = [stack.enter_context(link) for link in self._attach()]
+        place.run(self._attach)
 
     def _pod(self, name: str, device: str, stack: ExitStack) -> Namespace:
         pod = Namespace()
         stack.callback(pod.close)
-        self.place.run(links.ensure_veth, device, "eth0", pod.netns)
-        pod.run(links.ensure_sysctls, "eth0", links.POD_SYSCTLS)
+        self.place.run(self._pair, name, device, pod.netns)
+        inner = _bridge(pod, self.world.workloads[PLACES[name]].mac) if self.is_bridged(name) else "eth0"
+        pod.run(links.ensure_sysctls, inner, links.POD_SYSCTLS)
+        _ip(pod, "link set eth0 up")
         for family, prefix, gateway in ((V4, "32", "169.254.1.1"), (V6, "128", "fe80::6d66")):
-            _ip(pod, f"-{family} addr add {address(name, family)}/{prefix} dev eth0")
-            _ip(pod, "link set eth0 up")
-            _ip(pod, f"-{family} route add default via {gateway} dev eth0 onlink")
+            _ip(pod, f"-{family} addr add {address(name, family)}/{prefix} dev {inner}")
+            _ip(pod, f"link set {inner} up")
+            _ip(pod, f"-{family} route add default via {gateway} dev {inner} onlink")
         return pod
+
+    def asks(self, name: str) -> bool:
+        """Whether the pod has link addresses, and wants the gateway's."""
+        return self.kinds[name] != "netkit"
+
+    def is_bridged(self, name: str) -> bool:
+        """Whether the pod's interface is in a bridge."""
+        return self.kinds[name].startswith("bridged")
+
+    def _pair(self, name: str, device: str, netns: Path) -> None:
+        kind: PairKind = "netkit" if self.kinds[name].endswith("netkit") else "veth"
+        mac = self.world.workloads[PLACES[name]].mac
+        links.ensure_pod_pair(kind, device, "eth0", netns, mac, fabric.POD_MTU, bridged=self.is_bridged(name))
 
     def _up(self, name: str) -> int:
         self.place.run(links.ensure_sysctls, name, links.FABRIC_SYSCTLS)
@@ -97,19 +137,24 @@ class Node:
         assert found is not None
         return found.index
 
-    def _attach(self) -> Iterator[Link]:
+    def _attach(self) -> None:
         for name, index in self.ifindex.items():
             if index:
                 kind = "overlay" if name in TUNNELS else "workload"
-                yield self._link(self.datapath.programs[f"from_{kind}"], index, Direction.INGRESS)
-                yield self._link(self.datapath.programs[f"to_{kind}"], index, Direction.EGRESS)
-
-    def _link(self, program: Program, index: int, direction: Direction) -> Link:
-        return self.place.run(Link.create, program, index, direction)
+                source = "netkit" if is_netkit(index) else kind
+                for program, direction in (
+                    (f"from_{source}", Direction.INGRESS),
+                    (f"to_{kind}", Direction.EGRESS),
+                ):
+                    pin = self.place.pins / "links" / pin_name(name, direction)
+                    attach(self.datapath.programs[program], index, direction, pin)
 
     def reset(self) -> None:
         """The standard world, no flows, both tunnels to each node healthy, nothing waiting anywhere."""
         self.world = fabric.standard()
+        for name, pod in self.pods.items():
+            mac = pod.run(links.mac_of, BRIDGE if self.is_bridged(name) else "eth0")
+            self.world.workloads[PLACES[name]].mac = mac
         self.tables.write(self.world)
         for name in ("flows", "new_flows"):
             self.datapath.maps[name].delete_batch(list(self.datapath.maps[name].keys()))
@@ -155,11 +200,28 @@ def _ip(where: Namespace, words: str) -> None:
     where.run(subprocess.run, ["ip", *words.split()], check=True, capture_output=True)
 
 
-@pytest.fixture(scope="module")
-def built(place: Arena) -> Iterator[Node]:
+def _bridge(pod: Namespace, mac: str) -> str:
+    """Put the interface into a bridge that takes its MAC, as a virtual machine in a pod does."""
+    _ip(pod, f"link add {BRIDGE} type bridge")
+    _ip(pod, f"link set eth0 address {PORT_MAC} master {BRIDGE}")
+    _ip(pod, f"link set {BRIDGE} address {mac}")
+    return BRIDGE
+
+
+def _kinds() -> list[ParameterSet]:
+    return [
+        pytest.param(kinds, id=name, marks=requires(*{kinds[-1], *({"netkit"} if "netkit" in name else ())}))
+        for name, kinds in KINDS.items()
+    ]
+
+
+@pytest.fixture(scope="module", params=_kinds())
+def built(place: Arena, request: pytest.FixtureRequest) -> Iterator[Node]:
     """One node for all tests of this file, in an arena of its own; `place` has built the programs."""
     with arena() as other, ExitStack() as stack:
-        yield Node(other, stack)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(attaching, "way", lambda: request.param[-1])
+        yield Node(other, stack, request.param)
 
 
 @pytest.fixture
@@ -185,7 +247,7 @@ def test_pod_to_pod_and_back(node: Node, family: int) -> None:
         assert (data, peer[0]) == (b"question", address("alpha", family))
         beta.sendto(b"answer", peer)
         assert alpha.recv(100) == b"answer"
-    assert node.count(Reason.NEIGHBOUR_ANSWERED) > 0
+    assert (node.count(Reason.NEIGHBOUR_ANSWERED) > 0) is any(map(node.asks, PODS))
 
 
 @FAMILIES
@@ -264,6 +326,44 @@ def test_frames_too_short_for_their_header(node: Node, family: int) -> None:
         for length in shorter:
             wire.send(whole[:length])
     _until(lambda: node.count(Reason.MALFORMED) == before + len(shorter), "some are not counted")
+
+
+@requires("tcx")
+def test_where_a_pod_says_that_its_header_begins_does_not_matter(node: Node, tmp_path: Path) -> None:
+    """Judged is what follows the Ethernet header: that goes into the tunnel, or nothing does."""
+    judged, hidden = udp("alpha", "far", 9), address("nobody")
+    before = node.count(Reason.MALFORMED)
+    with _guile(node, tmp_path, "shift", frame(judged)), node.udp("alpha", V4, 40000) as alpha:
+        alpha.sendto(b"hidden", (hidden, 9))
+        if node.kinds["alpha"].endswith("netkit"):
+            _until(lambda: node.count(Reason.MALFORMED) == before + 1, "it is not counted")
+            assert node.tunnels["mfwg00"].is_empty()
+        else:
+            assert node.tunnels["mfwg00"].read().startswith(judged)
+
+
+@requires("tcx")
+@FAMILIES
+def test_a_tag_beside_the_frame_is_seen(node: Node, tmp_path: Path, family: int) -> None:
+    before = node.count(Reason.NOT_IP)
+    with _guile(node, tmp_path, "tag"), node.udp("alpha", family, 40000) as alpha:
+        alpha.sendto(b"question", (address("far", family), 9))
+        _until(lambda: node.count(Reason.NOT_IP) > before, "it is not counted")
+    assert node.tunnels["mfwg00"].is_empty()
+
+
+@contextmanager
+def _guile(node: Node, folder: Path, name: str, front: bytes = bytes(42)) -> Iterator[None]:
+    """This program of guile.bpf.c has its way with what alpha sends; `shift` puts `front` before it."""
+    built = compile_extra(GUILE, folder)
+    pod, out = node.pods["alpha"], Direction.EGRESS
+    index = pod.run(if_nametoindex, "eth0")
+    with (
+        node.place.run(load, [built], node.place.pins / "guile", None, {"front": front}) as made,
+        pod.run(Link.create, made.programs[name], index, out) as link,
+    ):
+        yield
+        link.detach()
 
 
 @pytest.mark.parametrize("device", ["mfp1", "mfp3", "mfwg00"])

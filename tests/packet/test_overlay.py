@@ -115,8 +115,16 @@ def test_segments_count_by_themselves(scene: Scene, family: int) -> None:
 @FAMILIES
 def test_only_what_these_programs_send_enters_a_tunnel(scene: Scene, family: int) -> None:
     data = udp("alpha", "far", 53, family=family)
-    passed = scene.rig.run("to_overlay", data, TUNNEL, mark=MARK)
+    passed = scene.rig.run("to_overlay", data, TUNNEL, mark=MARK, told=len(data))
     assert (passed.action, passed.mark, passed.counted) == (NEXT, 0, {})
     assert passed.packet == data
     stopped = scene.rig.run("to_overlay", data, TUNNEL)
     assert (stopped.action, stopped.reason) == (SHOT, Reason.NOT_FROM_FABRIC)
+
+
+@pytest.mark.parametrize("more", [-14, -1, 1, 14])
+def test_a_packet_that_was_cut_elsewhere_than_it_was_judged_enters_no_tunnel(scene: Scene, more: int) -> None:
+    """Judged is what follows 14 bytes; sent is what follows the place where the kernel sees the header."""
+    data = udp("alpha", "far", 53)
+    run = scene.rig.run("to_overlay", data, TUNNEL, mark=MARK, told=len(data) + more)
+    assert (run.action, run.reason) == (SHOT, Reason.MALFORMED)

@@ -16,6 +16,7 @@ from tests.packet.world import FAR, MUTE, World
 
 NS_PER_S = 10**9
 LONG_NS = 60 * NS_PER_S
+QUICK_NS = NS_PER_S // 20  # less than the patience of any path
 SOURCE = Path(__file__).with_name("choose.bpf.c")
 Chosen = Callable[[int], str | None]
 
@@ -120,6 +121,18 @@ PATIENCE = {
 @pytest.mark.parametrize("name", PATIENCE)
 def test_patience(scene: Scene, chosen: Chosen, name: str) -> None:
     peak_us, waited_s, usable = PATIENCE[name]
-    _write(scene.rig, 0, "mfwg00", State(unanswered_age_ns=int(waited_s * NS_PER_S), rtt_peak_us=peak_us))
+
+    def waiting() -> str | None:
+        _write(scene.rig, 0, "mfwg00", State(unanswered_age_ns=int(waited_s * NS_PER_S), rtt_peak_us=peak_us))
+        return chosen(FAR)
+
     _write(scene.rig, 1, "mfwg01", UP)
-    assert chosen(FAR) == ("mfwg00" if usable else "mfwg01")
+    assert _quickly(waiting) == ("mfwg00" if usable else "mfwg01")
+
+
+def _quickly(ask: Callable[[], str | None]) -> str | None:
+    """The answer when nobody stood still on the way to it."""
+    while True:
+        begun, answer = time.monotonic_ns(), ask()
+        if time.monotonic_ns() - begun < QUICK_NS:
+            return answer

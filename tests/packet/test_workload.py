@@ -117,10 +117,17 @@ def _sized(family: int, destination: str, length: int) -> bytes:
     return udp("alpha", destination, 53, length - (28 if family == V4 else 48), family=family)
 
 
+def _on_netkit(world: World) -> None:
+    for place in (ALPHA, BETA):
+        world.workloads[place].netkit = True
+
+
+@pytest.mark.parametrize("pods", [lambda world: None, _on_netkit], ids=["veth", "netkit"])
 @FAMILIES
 @pytest.mark.parametrize("name", CASES)
-def test_case(scene: Scene, name: str, family: int) -> None:
+def test_case(scene: Scene, name: str, family: int, pods: Callable[[World], None]) -> None:
     case = CASES[name]
+    scene.change(pods)
     scene.change(case.edit)
     for device, packet, reason in case.steps:
         assert scene.from_workload(device, frame(packet(family))) == reason

@@ -36,13 +36,14 @@ ID_ALPHA, ID_BETA, ID_GUEST, ID_HOST, ID_FAR, ID_AWAY, ID_MUTE = 101, 102, 103, 
 
 @dataclass
 class Workload:
-    """A local workload; `device` is the node's side."""
+    """A local workload; `device` is the node's side, and runs `from_netkit` where that is a `netkit`."""
 
     device: str
     identity: int
     mac: str
     mtu: int = POD_MTU
     delivery: Delivery = Delivery.PEER
+    netkit: bool = False
 
 
 @dataclass
@@ -96,6 +97,10 @@ class World:
         """What was decided about these places is to be decided again."""
         for place in places:
             self.generations[place] = self.generations.get(place, 0) + 1
+
+    def is_netkit(self, device: str) -> bool:
+        """Whether a netkit pair is behind the device."""
+        return any(one.netkit for one in self.workloads.values() if one.device == device)
 
     @property
     def devices(self) -> list[str]:
