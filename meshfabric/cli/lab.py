@@ -19,7 +19,8 @@ import typer
 from meshfabric.cli.exits import Code
 from meshfabric.cli.output import Format, Output, print_object, print_rows
 from meshfabric.cli.table import Column
-from meshfabric.lab import build, render, state, status, svg, tools, topology, underlay
+from meshfabric.lab import build, impair, render, state, status, svg, tools, topology, underlay
+from meshfabric.lab.impairment import Impairment, check_impairment
 from meshfabric.lab.process import enter
 from meshfabric.lab.records import Topology
 from meshfabric.model.errors import InputError, MeshfabricError
@@ -60,6 +61,7 @@ SEGMENT_COLUMNS = (
     Column("segment", "SEGMENT"),
     Column("subnets", "SUBNETS", split=", "),
     Column("mtu", "MTU", right=True),
+    Column("impaired", "IMPAIRED", split=", "),
     Column("etcd", "ETCD", spare=1),
     Column("ports", "PORTS", spare=2, split=", "),
 )
@@ -165,6 +167,24 @@ def cut_uplink(node: NodeName, uplink: UplinkName, name: Name = state.DEFAULT_NA
 def heal_uplink(node: NodeName, uplink: UplinkName, name: Name = state.DEFAULT_NAME) -> None:
     """Undo a cut."""
     underlay.heal(state.load(name), node, uplink)
+
+
+@lab_app.command("impair")
+def impair_segment(
+    segment: Annotated[str, typer.Argument(metavar="SEGMENT", help="A segment of the lab.")],
+    delay_ms: Annotated[float, typer.Option("--delay-ms", help="One way, from node to node.")] = 0.0,
+    jitter_ms: Annotated[float, typer.Option("--jitter-ms", help="More or less of the delay.")] = 0.0,
+    loss_percent: Annotated[float, typer.Option("--loss-percent", help="Of the frames, at random.")] = 0.0,
+    rate_mbit: Annotated[float, typer.Option("--rate-mbit", help="To each node; 0: no limit.")] = 0.0,
+    name: Name = state.DEFAULT_NAME,
+) -> None:
+    """Delay, lose and slow down what crosses a segment, from now on. What is left out is none."""
+    given = Impairment(delay_ms, jitter_ms, loss_percent, rate_mbit)
+    check_impairment(given, lambda key: f"--{key.replace('_', '-')}")
+    state.load(name)
+    with state.locked(name):
+        lab = impair.impair(state.load(name), segment, given)
+    typer.echo(f"segment {segment}: {impair.shown(lab, segment) or 'good'}", err=True)
 
 
 @lab_app.command("exec", context_settings={"ignore_unknown_options": True})

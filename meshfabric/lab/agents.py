@@ -25,7 +25,8 @@ from meshfabric.model.settings import EtcdSettings, ProbeSettings, Settings, Upl
 ROLE = "agent"
 METRICS = "127.0.0.1:9586"
 """Where each node's agent is scraped, within the node."""
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0
+"""Patience for a slow machine; an agent that has ended is told at once."""
 ASK_TIMEOUT_S = 2.0
 _POLL_S = 0.05
 _KEEPS_RUNNING = (signal.SIGSTOP, signal.SIGCONT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -87,6 +88,8 @@ def agent_yaml(lab: Lab, node: str) -> str:
         socket=lab.socket(node),
         metrics=METRICS,
         probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms),
+        wireguard=described.wireguard,
+        pods=described.pods,
         drift_check_s=lab.topology.drift_check_s,
     )
     return yaml.safe_dump(msgspec.to_builtins(settings, enc_hook=str), sort_keys=False)

@@ -1,6 +1,6 @@
 """Raises a lab and ends it: everything that `topology` describes, or nothing at all.
 
-    up:    check ─> init ─> segments ─> nodes ─> etcd ─> records ─> agents ─> workloads ─> ready
+    up:    check ─> init ─> segments ─> nodes ─> impair ─> etcd ─> records ─> agents ─> workloads ─> ready
                       any error or Ctrl-C on the way ends all of it again
     down:  kill the lab init ─> remove the folder
 
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from meshfabric.lab import agents, etcd, nodes, state, tools, underlay, workloads
+from meshfabric.lab import agents, etcd, impair, nodes, state, tools, underlay, workloads
 from meshfabric.lab.process import Process, enter
 from meshfabric.lab.records import Topology, Workload
 from meshfabric.lab.state import DEFAULT_NAME, Lab
@@ -41,6 +41,7 @@ def up(
     unless `keep` asks for what stood by then, to look into it.
     """
     tools.check()
+    impair.check(topology)
     with state.locked(name) as folder:
         _make_way(name, folder)
         try:
@@ -78,6 +79,8 @@ def raise_nodes(topology: Topology, name: str, folder: Path, progress: Progress)
     for workload in topology.workloads:
         progress(f"{workload.kind} {workload.name} on {workload.node}")
         workloads.raise_workload(lab, workload)
+    for segment in topology.segments:
+        impair.impair_as_described(lab, segment.name)
     progress("etcd")
     etcd.start_etcd(lab)
     progress("prefixes, allocations and grants")

@@ -22,13 +22,13 @@ from meshfabric.lab.state import Lab
 from meshfabric.model.errors import PermanentError, TemporaryError
 
 ROLE, NAME = "etcd", "etcd"
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _LOOPBACK = "127.0.0.1"
 _HEALTH_TIMEOUT_S = 1.0
 _QUOTA_BYTES = 256 << 20
-_SEED_TIMEOUT_S = 30.0
+_SEED_TIMEOUT_S = 120.0
 
 
 def start_etcd(lab: Lab) -> None:

@@ -51,6 +51,11 @@ def everything() -> list[Instruction]:
     return [Instruction(RETURN, 0, 0, ACCEPT_BYTES)]
 
 
+def nothing() -> list[Instruction]:
+    """Accepts no frame."""
+    return [_reject()]
+
+
 def addresses_in(prefixes: Sequence[str]) -> list[Instruction]:
     """Accepts IPv4 and IPv6 whose outer source or destination lies in one of the prefixes."""
     program: list[Instruction] = []

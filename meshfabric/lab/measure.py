@@ -37,11 +37,11 @@ class Role:
             env=environment(),
         )
 
-    def wait_listening(self) -> None:
-        """Return once it can be talked to."""
+    def wait_begun(self) -> None:
+        """Return once it listens, or speaks."""
         assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != "listening":
-            raise TemporaryError(f"{self.where} does not listen: {self._process.communicate()[1].strip()}")
+        if self._process.stdout.readline().strip() != traffic.BEGUN:
+            raise TemporaryError(f"{self.where} does not begin: {self._process.communicate()[1].strip()}")
 
     def result(self, timeout_s: float = END_TIMEOUT_S) -> dict[str, Any]:
         """What it says at its end; raises `TemporaryError` when it fails or takes too long."""
@@ -85,7 +85,7 @@ def transfer(
     Raises `TemporaryError` when there is no connection within `connect_s`.
     """
     with ended(Role(lab, sink, "receive", address, str(port))) as far:
-        far.wait_listening()
+        far.wait_begun()
         with ended(Role(lab, source, "send", address, str(port), str(size), str(connect_s))) as near:
             sent, got = near.result(), far.result()
     intact = (sent["bytes"], sent["sha256"]) == (got["bytes"], got["sha256"])
@@ -96,8 +96,9 @@ def transfer(
 def stream(lab: Lab, source: str, sink: str, address: str, port: int = FIRST_PORT) -> Iterator["Stream"]:
     """A datagram each millisecond until `result` is asked."""
     with ended(Role(lab, sink, "hear", address, str(port))) as far:
-        far.wait_listening()
+        far.wait_begun()
         with ended(Role(lab, source, "say", address, str(port), str(STREAM_INTERVAL_MS))) as near:
+            near.wait_begun()
             yield Stream(near, far)
 
 

@@ -24,7 +24,7 @@ ALL_KINDS = ("pid", "mnt", "net", "uts")
 """Kinds of namespaces, as in /proc/PID/ns."""
 END_TIMEOUT_S = 10.0
 """Patience for a killed process to be gone; a lab of many processes takes a while."""
-_SPAWN_TIMEOUT_S = 20.0
+_SPAWN_TIMEOUT_S = 60.0
 _START_FIELD = 22 - 3  # counted behind the command's name, which is field 2
 
 

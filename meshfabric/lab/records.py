@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple, TypeVar
 import msgspec
 
 from meshfabric.lab import blocks
+from meshfabric.lab.impairment import Impairment
 from meshfabric.model.addresses import parse_network
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import NodeKind
+from meshfabric.model.settings import PodPair, WireGuardKind
 from meshfabric.model.yamltext import suggest
 
 TAP_PREFIX = "tap-"
@@ -21,12 +23,24 @@ _Named = TypeVar("_Named", "Segment", "Node", "Uplink", "Workload")
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """An underlay network of its own: segments do not reach each other. `mtu` in bytes."""
+    """An underlay network of its own: segments do not reach each other. `mtu` in bytes.
+
+    The rest is what befalls each crossing from one node to another, see `impairment`.
+    """
 
     name: str
     ipv4: str = ""
     ipv6: str = ""
     mtu: int = 1500
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss_percent: float = 0.0
+    rate_mbit: float = 0.0
+
+    @property
+    def impairment(self) -> Impairment:
+        """What befalls each crossing."""
+        return Impairment(self.delay_ms, self.jitter_ms, self.loss_percent, self.rate_mbit)
 
     @property
     def subnets(self) -> tuple[str, ...]:
@@ -51,6 +65,8 @@ class Node(msgspec.Struct, frozen=True):
     kind: NodeKind = NodeKind.METAL
     labels: dict[str, str] = {}
     blocks: tuple[str, ...] = ()
+    wireguard: WireGuardKind = WireGuardKind.AUTO
+    pods: PodPair = PodPair.AUTO
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -82,7 +98,10 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """A whole lab. From `read` it is complete: blocks cut, MTUs set, everything checked."""
+    """A whole lab. From `read` it is complete: blocks cut, MTUs set, everything checked.
+
+    `impaired_by` says what delays and loses where a segment asks for it; auto: netem where there is one.
+    """
 
     segments: tuple[Segment, ...]
     nodes: tuple[Node, ...]
@@ -92,6 +111,7 @@ class Topology(msgspec.Struct, frozen=True):
     etcd: Etcd = Etcd()
     probe: Probe = Probe()
     drift_check_s: float = 30.0
+    impaired_by: Literal["auto", "netem", "cable"] = "auto"
 
     def node(self, name: str) -> Node:
         """The node of that name; `InputError` with the nearest one."""

@@ -77,7 +77,8 @@ def _legend(topology: Topology) -> Iterator[str]:
     """A line for each segment: what the drawing has no room for."""
     wide = max(len(segment.name) for segment in topology.segments)
     for segment in topology.segments:
-        yield f"{segment.name.ljust(wide)}  {'   '.join(segment.subnets)}   mtu {segment.mtu}"
+        facts = [*segment.subnets, f"mtu {segment.mtu}", *filter(None, [str(segment.impairment)])]
+        yield f"{segment.name.ljust(wide)}  {'   '.join(facts)}"
 
 
 def _names(node: Node) -> str:

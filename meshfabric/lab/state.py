@@ -5,10 +5,11 @@ process is. The folder is the lab's existence: it is made first and removed last
 
     /run/meshfabric-lab/<lab>/   0700; flock on the folder itself: one `up` or `down` at a time
         state.json               the lab init and the complete topology
-        processes/<role>.<name>  pid and start time of: node, workload, agent, cable, etcd;
+        processes/<role>.<name>  pid and start time of: node, workload, agent, cable, wire, etcd;
                                  for `attached`, what the agent said of a workload
         logs/                    output of every long-lived process
-        etcd/                    a tmpfs that only the lab sees
+        etcd/  pins/             a tmpfs and a bpffs that only the lab sees
+        wires/<segment>.json     what the segment's cable does, where it has one
         nodes/<node>/            agent.yaml  agent.sock  state/
 """
 

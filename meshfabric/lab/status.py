@@ -9,7 +9,7 @@ from typing import Any
 
 from meshfabric.api.client import call
 from meshfabric.api.messages import Ask
-from meshfabric.lab import agents, etcd, state, workloads
+from meshfabric.lab import agents, etcd, impair, state, workloads
 from meshfabric.lab.blocks import first_of_each_family
 from meshfabric.lab.records import Node, Workload
 from meshfabric.lab.state import Lab
@@ -99,6 +99,7 @@ def _segment_row(lab: Lab, name: str) -> Row:
         "segment": name,
         "subnets": ", ".join(segment.subnets),
         "mtu": segment.mtu,
+        "impaired": impair.shown(lab, name),
         "etcd": str(lab.topology.own_addresses(name)[0].ip),
         "ports": ", ".join(
             f"{port.node} {'+'.join(str(each.ip) for each in port.addresses)}" for port in ports

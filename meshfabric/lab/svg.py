@@ -93,7 +93,8 @@ def _head(topology: Topology, width: int) -> Iterator[str]:
     yield _text(MARGIN, MARGIN + 38, "quiet", "fabric addresses  " + "  ·  ".join(topology.prefixes))
     for i, segment in enumerate(topology.segments):
         y, right = MARGIN + 14 + i * LEGEND, width - MARGIN
-        facts = "  ·  ".join([segment.name, *segment.subnets, f"mtu {segment.mtu}"])
+        impairment = filter(None, [str(segment.impairment)])
+        facts = "  ·  ".join([segment.name, *segment.subnets, f"mtu {segment.mtu}", *impairment])
         yield _text(right - 22, y, "quiet", facts, anchor="end")
         yield f'<rect x="{right - 14}" y="{y - 11}" width="14" height="14" rx="4" fill="{_colour(i)}"/>'
 

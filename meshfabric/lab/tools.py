@@ -20,6 +20,7 @@ PACKAGES = {
     "nsenter": "util-linux",
     "ip": "iproute2",
     "bridge": "iproute2",
+    "tc": "iproute2",
     "etcd": "etcd-server",
 }
 """The Debian package of every program that a lab calls."""

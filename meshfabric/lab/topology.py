@@ -20,6 +20,7 @@ from importlib import resources
 from msgspec.structs import replace
 
 from meshfabric.lab import blocks
+from meshfabric.lab.impairment import check_impairment
 from meshfabric.lab.records import TAP_PREFIX, Node, Segment, Topology, Uplink
 from meshfabric.model.addresses import parse_network
 from meshfabric.model.errors import InputError
@@ -78,6 +79,7 @@ def _check_segments(file: Located[Topology]) -> None:
                 f"segment {segment.name} has no subnet", "segments", i, remedy="give ipv4 or ipv6"
             )
         _check_mtu(file, segment.mtu, MAX_MTU, "segments", i, "mtu")
+        check_impairment(segment.impairment, partial(file.at, "segments", i))
         networks += _subnets(file, segment, i)
     prefixes = [(text, ("prefixes", i)) for i, text in enumerate(file.value.prefixes)]
     _check_networks(file, [*prefixes, *networks])

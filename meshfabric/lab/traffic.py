@@ -24,6 +24,7 @@ DATAGRAM = struct.Struct("!Q")
 END = (1 << 64) - 1
 ENDS = 20  # some will arrive
 SILENCE_S = 20.0
+BEGUN = "begun"  # said as soon as there is somebody to listen, or to be listened to
 MS = 1000
 
 
@@ -51,7 +52,7 @@ def receive(host: str, port: str) -> dict[str, object]:
     """One connection to its end."""
     digest, got, buffer = hashlib.sha256(), 0, bytearray(CHUNK)
     with _listener(host, port) as listener:
-        print("listening", flush=True)
+        print(BEGUN, flush=True)
         link, _ = listener.accept()
         begun = time.monotonic()
         with link:
@@ -65,6 +66,7 @@ def say(host: str, port: str, interval_ms: str) -> dict[str, object]:
     """Evenly, whether anybody hears it or not."""
     interval, sent = float(interval_ms) / MS, 0
     with _datagrams(host) as link:
+        print(BEGUN, flush=True)
         begun = time.monotonic()
         while not select.select([sys.stdin], [], [], max(begun + sent * interval - time.monotonic(), 0))[0]:
             _try_send(link, DATAGRAM.pack(sent), host, port)
@@ -83,7 +85,7 @@ def hear(host: str, port: str) -> dict[str, object]:
     with _datagrams(host) as link:
         link.bind((host, int(port)))
         link.settimeout(SILENCE_S)
-        print("listening", flush=True)
+        print(BEGUN, flush=True)
         while (number := DATAGRAM.unpack(link.recv(DATAGRAM.size))[0]) != END:
             now = time.monotonic()
             if last and now - last > silence:

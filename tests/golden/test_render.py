@@ -22,7 +22,7 @@ fabric: wide
 prefixes: [fd6d:6600::/48, 10.1.0.0/16]
 segments:
   - {name: storage-net, ipv6: "fd00:1::/64", mtu: 9000}
-  - {name: wan, ipv4: 172.20.0.0/24}
+  - {name: wan, ipv4: 172.20.0.0/24, delay_ms: 40, jitter_ms: 5, loss_percent: 0.5, rate_mbit: 50}
   - {name: lte, ipv4: 172.21.0.0/24, ipv6: "fd00:3::/64", mtu: 1420}
 nodes:
   - name: edge

@@ -88,6 +88,14 @@ def test_ports_have_an_address_of_each_family_of_their_segment() -> None:
     assert [str(each) for each in described.own_addresses("blue")] == ["fd00:b1::1/64"]
 
 
+def test_segments_are_good_unless_they_say_otherwise() -> None:
+    text = changed("mtu: 9000", "delay_ms: 10, jitter_ms: 2.5, loss_percent: 0.5, rate_mbit: 100")
+    assert [str(each.impairment) for each in lab(text).segments] == [
+        "",
+        "10 ms ± 2.5 ms, 0.5% lost, 100 Mbit/s",
+    ]
+
+
 def test_the_same_text_makes_the_same_lab() -> None:
     assert lab(GOOD) == lab(GOOD)
 
@@ -123,6 +131,18 @@ def test_the_same_text_makes_the_same_lab() -> None:
             "[10.64.1.0/25, 10.64.1.64/26]",
             "11: 10.64.1.64/26 overlaps 10.64.1.0/25 (that one is at lab.yaml:11)",
         ),
+        ("mtu: 9000", "delay_ms: -1", "3: delay_ms is -1 (0 to 10000 are possible)"),
+        ("mtu: 9000", "delay_ms: fast", "3: segments[1].delay_ms: expected a number, got 'fast'"),
+        ("mtu: 9000", "delay_ms: 1, jitter_ms: 2", "3: jitter_ms is 2 (at most the delay)"),
+        ("mtu: 9000", "loss_percent: 101", "3: loss_percent is 101 (0 to 100 are possible)"),
+        ("mtu: 9000", "rate_mbit: 0.001", "3: rate_mbit is 0.001 (0.01 to 10000 are possible)"),
+        ("mtu: 9000", "latency_ms: 1", "3: segments[1].latency_ms: unknown key (did you mean 'delay_ms'?)"),
+        (
+            "segments:\n",
+            "impaired_by: cabel\nsegments:\n",
+            "1: impaired_by: unknown impaired_by 'cabel'",
+        ),
+        ("kind: vm\n", "wireguard: ko\n", "6: nodes[0].wireguard: unknown wireguard 'ko' (one of auto, "),
         ("mtu: 9000", "mtu: 1200", "3: an MTU of 1200 bytes (1400 to 65535 are possible here)"),
         ("mtu: 1500", "mtu: 9001", "9: an MTU of 9001 bytes (1400 to 9000 are possible here)"),
         ("{name: eth0", "{name: mfwg00", "12: the uplink's name mfwg00 is taken by the fabric"),
