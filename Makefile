@@ -5,12 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: help demo test bench lint install bpf clean
+KERNEL ?= 6.12
+KERNELS = $(if $(filter all,$(KERNEL)),6.1 6.12 newest,$(KERNEL))
+
+.PHONY: help demo test bench test-vm vm-shell bench-vm kernels lint install bpf clean
 
 help:
 	@echo "make demo [KEEP=1]     raise a lab of four nodes and prove what it does"
 	@echo "make test [TESTS=...]  lint, types, and every test"
 	@echo "make bench             measure, beside others, into build/bench/"
+	@echo "make test-vm [KERNEL=6.1|6.12|newest|all]  the tests that every kernel must pass, on whole kernels in QEMU"
+	@echo "make vm-shell [KERNEL=...]                 a shell on one of them"
+	@echo "make bench-vm [KERNEL=...]                 measure on one of them"
 
 demo: install bpf
 	$(BIN)/meshfabric lab demo $(if $(KEEP),--keep)
@@ -20,6 +26,19 @@ test: install bpf lint
 
 bench: install bpf
 	$(BIN)/python -m bench
+
+test-vm: install bpf kernels
+	$(BIN)/python -m pytest tests/vm
+	$(BIN)/python -m tests.vm.matrix $(KERNELS)
+
+vm-shell: install bpf kernels
+	$(BIN)/python -m tests.vm --kernel $(KERNEL)
+
+bench-vm: install bpf kernels
+	$(BIN)/python -m bench.vm --kernel $(KERNEL)
+
+kernels:
+	deploy/dev/vm.sh $(KERNELS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,57 @@
+"""What the matrix makes of a doctor's answer and of a run's results, and how it tells."""
+
+from collections import Counter
+from pathlib import Path
+
+from tests.vm.kernels import NAMES
+from tests.vm.matrix import CHOSEN, PRESENT, Outcome, compare, summary, tally
+
+ROOT = Path(__file__).parents[2]
+JUNIT = """<?xml version="1.0" encoding="utf-8"?>
+<testsuites><testsuite name="pytest" errors="1" failures="1" skipped="2" tests="5">
+<testcase name="a"/>
+<testcase name="b"><skipped type="pytest.skip" message="lacks netkit">x: lacks netkit</skipped></testcase>
+<testcase name="c"><skipped type="pytest.skip" message="lacks netkit">y: lacks netkit</skipped></testcase>
+<testcase name="d"><failure message="assert 0">...</failure></testcase>
+<testcase name="e"><error message="no lab">...</error></testcase>
+</testsuite></testsuites>
+"""
+
+
+def test_a_kernel_has_neither_less_nor_more_than_the_table_says() -> None:
+    wanted = frozenset({"bpf", "fq"})
+    assert compare({"bpf", "fq"}, wanted) == []
+    assert compare({"bpf", "tcx"}, wanted) == [
+        "doctor: this kernel should have fq",
+        "doctor: this kernel should not have tcx, or the table is old",
+    ]
+
+
+def test_results_are_counted_and_skips_by_their_reason(tmp_path: Path) -> None:
+    (tmp_path / "junit.xml").write_text(JUNIT)
+    counts, skips = tally(tmp_path / "junit.xml")
+    assert counts == {"passed": 1, "skipped": 2, "failure": 1, "error": 1}
+    assert skips == {"lacks netkit": 2}
+    assert tally(tmp_path / "absent.xml") == (Counter(), Counter())
+
+
+def test_the_summary_shows_every_skip_and_every_complaint() -> None:
+    good = Outcome("a", [], Counter(passed=5), Counter(), 90.0)
+    bad = Outcome(
+        "b", ["tests: exit status 1"], Counter(failure=1, skipped=2), Counter({"lacks fq": 2}), 30.0
+    )
+    lines = summary([good, bad])
+    assert [line.split() for line in lines if line.startswith(("a ", "b "))] == [
+        ["a", "-", "5", "0", "0", "1.5"],
+        ["b", "-", "0", "1", "2", "0.5"],
+    ]
+    assert lines[-2:] == ["b: 2 skipped: lacks fq", "b: tests: exit status 1"]
+    assert (good.is_good, bad.is_good) == (True, False)
+
+
+def test_every_kernel_has_its_line_and_every_chosen_test_is_there() -> None:
+    assert tuple(PRESENT) == NAMES
+    for one in CHOSEN:
+        file, _, name = one.partition("::")
+        assert (ROOT / file).exists(), one
+        assert not name or f"def {name}(" in (ROOT / file).read_text(), one

@@ -1,0 +1,199 @@
+"""`python -m tests.vm.matrix KERNEL...`: what has to hold on every kernel, tried on each, and a summary.
+
+For each kernel a VM asks `meshfabric doctor` what there is, which must be what the
+table here says, neither less nor more; a second one runs the chosen tests. What the
+table promises is demanded of them too: a test that would be skipped for one of these
+features fails. junit.xml is left in build/vm/KERNEL.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from meshfabric.kernel.tool import WIREGUARD_GO_ENV
+from meshfabric.lab import tools
+from meshfabric.model.errors import MeshfabricError, PermanentError
+from tests.features import DEMAND_ENV
+from tests.vm import kernels, machine
+from tests.vm.__main__ import end_with_parent, passed_on
+from tests.vm.kernels import CHECKOUT
+from tests.vm.qemu import Size
+
+EVERYWHERE = frozenset({
+    "attach", "batch", "bpf", "bpffs", "btf", "capabilities", "clsact", "fq", "ipv6", "libbpf", "memlock",
+    "netem", "nftables", "redirect_peer", "tun", "wg", "wireguard", "wireguard-go",
+})  # fmt: skip
+PRESENT = {
+    "6.1": EVERYWHERE,
+    "6.12": EVERYWHERE | {"tcx", "netkit"},
+    "newest": EVERYWHERE | {"tcx", "netkit"},
+}
+"""What each kernel has, by the doctor's names. What is not in here, it has not."""
+
+CHOSEN = (
+    "tests/kernel",
+    "tests/packet/test_layout.py",
+    "tests/packet/test_live.py",
+    "tests/packet/test_overlay.py",
+    "tests/packet/test_recent.py",
+    "tests/packet/test_uplink.py",
+    "tests/lab/test_reach.py::test_everyone_pings_everyone",
+    "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
+    "tests/lab/test_reach.py::test_a_packet_of_the_full_mtu_passes_whole_and_a_larger_one_never_leaves",
+    "tests/lab/test_policy.py::test_a_policy_that_selects_denies_what_it_does_not_allow",
+    "tests/lab/test_policy.py::test_a_revocation_cuts_the_established_connection_and_no_other",
+    "tests/lab/test_fail_closed.py::test_the_wires_carry_wireguard_and_nothing_of_the_fabric",
+    "tests/lab/test_fail_closed.py::test_what_the_node_puts_on_an_uplink_in_clear_is_dropped_and_counted",
+    "tests/lab/test_fail_closed.py::test_what_arrives_on_an_uplink_in_clear_is_dropped_and_counted",
+    "tests/lab/test_fail_closed.py::test_without_tunnels_and_without_an_agent_nothing_leaves",
+    "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
+    "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
+    "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
+    "tests/lab/test_upgrade.py",
+    "tests/lab/test_impaired.py",
+    "tests/lab/test_mixed_wireguard.py",
+)
+"""Everything that touches the kernel, and of packets and labs what passes every program once."""
+
+OUT = CHECKOUT / "build" / "vm"
+JUNIT = "junit.xml"
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml=/out/{JUNIT}"]
+TEST_TIMEOUT_S = 600
+DOCTOR = Size(timeout_s=120.0)
+TESTS = Size(timeout_s=2400.0)
+PATIENCE_ENV, PATIENCE = "MESHFABRIC_TEST_PATIENCE", "6"
+"""Python is so much slower in there, and more when this machine is busy."""
+MINUTE_S = 60.0
+
+
+class Outcome(NamedTuple):
+    """How it went on a kernel: complaints, tests by outcome, skips by reason."""
+
+    kernel: str
+    complaints: list[str]
+    counts: Counter[str]
+    skips: Counter[str]
+    took_s: float
+
+    @property
+    def is_good(self) -> bool:
+        return not self.complaints
+
+
+def main() -> int:
+    """1 when anything is not as it has to be."""
+    end_with_parent()
+    compile_here()
+    outcomes = [outcome(kernel) for kernel in sys.argv[1:] or [kernels.DEFAULT]]
+    print("\n".join(summary(outcomes)), flush=True)
+    return 0 if all(one.is_good for one in outcomes) else 1
+
+
+def compile_here() -> None:
+    """What each VM would have to compile anew; raises when a chosen test is not there."""
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "meshfabric", "tests"], cwd=CHECKOUT, check=True
+    )
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *CHOSEN]
+    done = subprocess.run(collect, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PermanentError(f"the chosen tests cannot be collected:\n{done.stdout}{done.stderr}")
+
+
+def outcome(kernel: str) -> Outcome:
+    """Everything about a kernel; a VM that dies is a complaint like others."""
+    begun = time.monotonic()
+    out = OUT / kernel
+    out.mkdir(parents=True, exist_ok=True)
+    (out / JUNIT).unlink(missing_ok=True)
+    complaints: list[str] = []
+    for step in (examine, test):
+        try:
+            complaints += step(kernel, out)
+        except MeshfabricError as error:
+            complaints.append(str(error))
+    counts, skips = tally(out / JUNIT)
+    return Outcome(kernel, complaints, counts, skips, time.monotonic() - begun)
+
+
+def examine(kernel: str, out: Path) -> list[str]:
+    """What the doctor finds otherwise than the table says."""
+    _headline(kernel, "meshfabric doctor")
+    said = bytearray()
+    program = str(Path(sys.executable).with_name("meshfabric"))
+    env = {WIREGUARD_GO_ENV: tools.find("wireguard-go")}
+    asked = [program, "doctor", "--output", "json"]
+    status = machine.run(asked, kernel, size=DOCTOR, env=env, stdout=said.extend)
+    (out / "doctor.json").write_bytes(said)
+    found = {row["feature"]: row for row in json.loads(said or b"[]")}
+    for row in found.values():
+        print(f"  {'has' if row['present'] else 'has not':8}{row['feature']:15}{row['detail']}", flush=True)
+    wrong = compare({name for name, row in found.items() if row["present"]}, PRESENT[kernel])
+    return wrong + ([f"doctor: exit status {status}"] if status else [])
+
+
+def compare(present: set[str], wanted: frozenset[str]) -> list[str]:
+    """Complaints of the difference, both ways."""
+    lacks, gained = sorted(wanted - present), sorted(present - wanted)
+    return [f"doctor: this kernel should have {name}" for name in lacks] + [
+        f"doctor: this kernel should not have {name}, or the table is old" for name in gained
+    ]
+
+
+def test(kernel: str, out: Path) -> list[str]:
+    """Complaints of the chosen tests."""
+    _headline(kernel, "tests")
+    demanded = ",".join(sorted(PRESENT[kernel]))
+    env = {PATIENCE_ENV: PATIENCE, **passed_on(), DEMAND_ENV: demanded}
+    command = [*PYTEST, f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *CHOSEN]
+    status = machine.run(command, kernel, size=TESTS, out=out, env=env)
+    return [f"tests: exit status {status}"] if status else []
+
+
+def tally(junit: Path) -> tuple[Counter[str], Counter[str]]:
+    """Tests by outcome, and skipped ones by reason; nothing where no test has ended."""
+    counts: Counter[str] = Counter()
+    skips: Counter[str] = Counter()
+    if not junit.exists():
+        return counts, skips
+    for case in ElementTree.parse(junit).iter("testcase"):
+        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        counts[kinds[0] if kinds else "passed"] += 1
+        skips.update(child.get("message", "") for child in case if child.tag == "skipped")
+    return counts, skips
+
+
+def summary(outcomes: list[Outcome]) -> list[str]:
+    """The lines that end the run: a table, then every complaint and every reason for a skip."""
+    lines = ["", f"{'KERNEL':8}{'LINUX':22}{'PASSED':>7}{'FAILED':>7}{'SKIPPED':>8}{'MINUTES':>8}"]
+    for one in outcomes:
+        failed = one.counts["failure"] + one.counts["error"]
+        figures = f"{one.counts['passed']:7}{failed:7}{one.counts['skipped']:8}{one.took_s / MINUTE_S:8.1f}"
+        lines.append(f"{one.kernel:8}{_release(one.kernel):22}{figures}")
+    for one in outcomes:
+        lines += [f"{one.kernel}: {count} skipped: {reason}" for reason, count in sorted(one.skips.items())]
+        lines += [f"{one.kernel}: {complaint}" for complaint in one.complaints]
+    return lines
+
+
+def _release(kernel: str) -> str:
+    try:
+        return kernels.find(kernel).release
+    except MeshfabricError:
+        return "-"
+
+
+def _headline(kernel: str, what: str) -> None:
+    print(f"== {kernel}, {_release(kernel)}: {what}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MeshfabricError as error:
+        sys.exit(f"matrix: {error}")
