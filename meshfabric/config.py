@@ -1,7 +1,7 @@
 """Files that people write, as checked values: the agent's settings, and policies (pure).
 
 `model.yamltext` turns text into the types of `model.settings` and
-`model.policy` and knows the line of everything; here is what the values mean
+`model.policytext` and knows the line of everything; here is what the values mean
 together. Every error is one line with `file:line` and a remedy.
 """
 
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from meshfabric.model.addresses import Address, Network, format_address, is_ipv4, parse_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import RESERVED_PREFIX, check_labels
-from meshfabric.model.names import IFNAMSIZ, check_name
+from meshfabric.model.names import IFNAMSIZ, check_device_prefix, check_name
 from meshfabric.model.node import MAX_SLOTS
-from meshfabric.model.policy import MAX_PORT, PolicyText, read_policy
-from meshfabric.model.settings import DEVICE_PREFIX_LENGTH, Settings
+from meshfabric.model.policytext import PolicyText, read_policy, stamped
+from meshfabric.model.ports import MAX_PORT
+from meshfabric.model.settings import Settings
 from meshfabric.model.yamltext import Located, locate, locate_documents
 
 TUNNELS = MAX_SLOTS * MAX_SLOTS
@@ -36,7 +37,6 @@ MAX_SOCKET_BYTES = 107  # sun_path less the final zero (unix(7))
 URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)]|([A-Za-z0-9._-]+)):([0-9]{1,5})/?")
 URL_FORM = "write http(s)://host:port, an IPv6 address in brackets"
 LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]*)]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
-PREFIX = re.compile(rf"[a-z][a-z0-9]{{0,{DEVICE_PREFIX_LENGTH - 1}}}")
 DEVICE = re.compile(rf"[^\s/:]{{1,{IFNAMSIZ}}}")  # dev_valid_name() of the kernel
 RULE = re.compile(r"([a-z]+)(?:\[([0-9]+)])?")
 
@@ -60,12 +60,15 @@ def read_settings(text: str, name: str) -> Settings:
 
 
 def read_policies(text: str, name: str) -> list[PolicyText]:
-    """Every policy in the text, each checked, no two of the same name. Raises `InputError`."""
+    """Every policy in the text, each checked and stamped for the store, no two of the same name.
+
+    Raises `InputError`.
+    """
     lines: dict[str, str] = {}
     policies = []
     for found in locate_documents(text, name, PolicyText):
-        policy = found.value
-        _check_policy(found)
+        policy = stamped(found.value)
+        _check_policy(found, policy)
         if policy.name in lines:
             raise found.error(
                 f"policy {policy.name!r} is given twice", "name", remedy=f"first in {lines[policy.name]}"
@@ -185,9 +188,7 @@ def _check_gateways(found: Located[Settings], gateways: tuple[str, ...], i: int)
 
 def _check_datapath(found: Located[Settings]) -> None:
     datapath = found.value.datapath
-    if not PREFIX.fullmatch(datapath.prefix):
-        remedy = f"1 to {DEVICE_PREFIX_LENGTH} lower-case letters and digits, a letter first"
-        raise found.error(f"datapath.prefix {datapath.prefix!r}", "datapath", "prefix", remedy=remedy)
+    check_device_prefix(datapath.prefix, "datapath.prefix", found.at("datapath", "prefix"))
     _check_range(found, datapath.port_base, 1, MAX_PORT - TUNNELS + 1, "datapath", "port_base")
     _check_range(found, datapath.mark_base, 1, LAST_MARK - TUNNELS + 1, "datapath", "mark_base")
     _check_range(found, datapath.table_base, 1, LAST_TABLE - MAX_SLOTS + 1, "datapath", "table_base")
@@ -258,10 +259,10 @@ def _check_range(found: Located[Settings], value: float, least: float, most: flo
         raise found.error(f"{'.'.join(path)} {value}", *path, remedy=f"{least} to {most}")
 
 
-def _check_policy(found: Located[PolicyText]) -> None:
+def _check_policy(found: Located[PolicyText], policy: PolicyText) -> None:
     """`read_policy` names the field by its path; here it becomes a line."""
     try:
-        read_policy(found.value)
+        read_policy(policy)
     except InputError as cause:
         match = RULE.match(cause.place)
         path = [part for part in match.groups() if part] if match else []

@@ -8,11 +8,17 @@ import pytest
 
 from meshfabric.model.node import NodeKind
 from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from tests.features import Needs, demanded_here, probe_here
 
 # No deadlines: machines are shared and slow at times. In CI the same examples each time: what is
 # found there must be found again.
 hypothesis.settings.register_profile("shared machine", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("shared machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests say what they require of the kernel."""
+    config.pluginmanager.register(Needs(probe_here, demanded_here()), "needs")
 
 
 @pytest.fixture(scope="session")

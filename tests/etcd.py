@@ -25,14 +25,13 @@ from typing import NamedTuple
 import pytest
 
 from meshfabric.store.settings import CALL_DEADLINE_S, Settings
+from tests.patience import DEADLINE_S, PATIENCE
 
-START_DEADLINE_S = 10.0
 POLL_S = 0.01
-ANSWER_S = 1.0
 HEARTBEAT_MS = 10
 ELECTION_MS = 50
 CALM = ("--heartbeat-interval=50", "--election-timeout=500")  # for members that must not lose each other
-CALL_S = 1.0  # for tests with hung servers: short, yet long enough for a slow disk
+CALL_S = 3.0 * PATIENCE  # for tests with hung servers: short, yet longer than a healthy one may stand still
 FIRST_PORT = 20000  # below the ports that the kernel gives to others
 LAST_PORT = 32000
 REPOSITORY = Path(__file__).parent.parent
@@ -136,7 +135,7 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it serves; shows its log if it never does."""
-        deadline = time.monotonic() + START_DEADLINE_S
+        deadline = time.monotonic() + DEADLINE_S
         while not self._healthy():
             if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
@@ -233,7 +232,7 @@ class Server:
 
     def _fetch(self, page: str) -> str:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"{self._url(self.metrics_port)}/{page}", timeout=ANSWER_S) as answer:
+        with direct.open(f"{self._url(self.metrics_port)}/{page}", timeout=DEADLINE_S) as answer:
             text: str = answer.read().decode()
         return text
 

@@ -12,8 +12,8 @@ from typing import Self
 from meshfabric.model.errors import TemporaryError
 from meshfabric.store.client import Entry, Etcd, Page
 from meshfabric.store.watch import Batch, Position, Relist, Synced, Update, follow
+from tests.patience import DEADLINE_S
 
-PATIENCE_S = 15.0
 PREFIX = b"/state/"
 
 
@@ -36,7 +36,7 @@ class Replica:
 
     async def until(self, reached: Callable[[], bool]) -> None:
         """Follow until a condition holds."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(DEADLINE_S):
             while not reached():
                 self._take(await anext(self._batches))
 
@@ -100,7 +100,7 @@ class Replica:
 
 async def insist(call: Callable[[], Awaitable[int]]) -> int:
     """Repeat a call until etcd takes it."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             with suppress(TemporaryError):
                 return await call()

@@ -10,7 +10,7 @@ from meshfabric.agent.workloads import Workloads
 from meshfabric.api.messages import Ask, Attach, Detach, Release, Request
 from meshfabric.compiler.paths import workload_mtu
 from meshfabric.kernel import features
-from meshfabric.kernel.attach import way
+from meshfabric.kernel.attach import ways
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.model.plan import Table
@@ -71,7 +71,7 @@ class Answers:
             "workloads": len(self._world.workloads),
             "policies": len(self._world.policies),
             "wireguard": self._tunnels.backend,
-            "attach": way(),
+            "attach": ways(self._world.settings.pods),
             "mtu": workload_mtu(self._world),
             "refused": [{"key": key, "why": why} for key, why in sorted(self._registry.refused.items())],
             "failing": [{"table": table.value, "why": why} for table, why in self._loop.failing.items()],
@@ -81,8 +81,12 @@ class Answers:
         }
 
     def _ready(self) -> bool:
-        """The node forwards as planned; that etcd is away, and cannot be told, does not matter to that."""
-        return self._world.node in self._world.workloads and self._loop.failing.keys() <= {Table.RECORDS}
+        """The node forwards as planned; that etcd is away, and cannot be told, does not matter to that.
+
+        Nor is it ready before all was tried: what an earlier run left may still be in force.
+        """
+        tried = self._loop.in_force and self._world.node in self._world.workloads
+        return tried and self._loop.failing.keys() <= {Table.RECORDS}
 
     async def _nodes(self) -> list[rows.Row]:
         return rows.node_rows(self._world, self._readings.paths({}))

@@ -21,7 +21,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
+from meshfabric.agent import upgrade
 from meshfabric.agent.answers import Answers
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
@@ -32,15 +34,18 @@ from meshfabric.agent.workloads import Workloads
 from meshfabric.api.server import serving
 from meshfabric.config import read_settings
 from meshfabric.kernel import features, wireguard
+from meshfabric.kernel.attach import pod_pair
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.loader import Datapath, load
 from meshfabric.kernel.maps import Generations, MapTables
 from meshfabric.kernel.programs import Programs
+from meshfabric.kernel.qdisc import Queues
 from meshfabric.kernel.routing import Mtus, Routing
 from meshfabric.kernel.tunnels import Tunnels
+from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
 from meshfabric.model.names import host_devices
-from meshfabric.model.settings import Settings
+from meshfabric.model.settings import Settings, WireGuardKind
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
@@ -67,17 +72,21 @@ log = logging.getLogger(__name__)
 
 def run(config: Path) -> None:
     """Run an agent until SIGTERM or SIGINT; raises `MeshfabricError` when it cannot start."""
-    settings = read_settings(_text(config), str(config))
+    settings = read_config(config)
     logs.configure()
     sys.setswitchinterval(TURN_S)
     features.require(features.probe())
+    backend = wireguard.choose_backend(choice=settings.wireguard)
+    settings = replace(settings, wireguard=WireGuardKind(backend.kind))
+    pod_pair(settings.pods)  # what the kernel cannot do is said now, and not with the first pod
     with alone(settings.state_dir), load_datapath(settings) as datapath:
-        asyncio.run(Agent(settings, datapath).run())
+        asyncio.run(Agent(settings, datapath, backend).run())
 
 
-def _text(config: Path) -> str:
+def read_config(config: Path) -> Settings:
+    """The agent's configuration; raises InputError."""
     try:
-        return config.read_text("utf-8")
+        return read_settings(config.read_text("utf-8"), str(config))
     except OSError as cause:
         raise InputError(f"cannot read it: {cause.strerror}", place=str(config)) from cause
     except UnicodeDecodeError as cause:
@@ -127,7 +136,7 @@ def load_datapath(settings: Settings) -> Datapath:
 class Agent:
     """All parts, wired; `run` starts them and waits for the end."""
 
-    def __init__(self, settings: Settings, datapath: Datapath) -> None:
+    def __init__(self, settings: Settings, datapath: Datapath, backend: Backend) -> None:
         self._settings = settings
         self._pins = settings.bpffs / settings.fabric
         self._world = World(settings)
@@ -136,10 +145,11 @@ class Agent:
         self._netlink, self._maps = Lane("netlink"), Lane("maps")
         self._etcd = Etcd(msgspec.convert(msgspec.to_builtins(settings.etcd), StoreSettings))
         self._tunnels = Tunnels(
-            wireguard.choose_backend(),
+            backend,
             f"{settings.datapath.prefix}wg",
             settings.state_dir,
             lambda device, key: self._loop.feed([Event(Kind.KEY, device, key)]),
+            self._events.note,
             self._netlink,
         )
         self._loop = self._make_loop(datapath)
@@ -153,8 +163,7 @@ class Agent:
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
         self._prober = Prober(settings.probe.interval_ms)
         self._round_done = asyncio.Event()
-        for name in datapath.rebuilt:
-            self._events.note("map rebuilt", f"{name}: its layout changed, its entries were dropped")
+        upgrade.tell(datapath, self._events.note)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT, or until a part fails in a way that none of them expects."""
@@ -167,7 +176,7 @@ class Agent:
             await stack.enter_async_context(serving(self._settings.socket, self._answers()))
             stack.callback(self._serve_metrics())
             await self._recall()
-            self._loop.on_applied = self._after_round
+            self._loop.on_apply, self._loop.on_applied = self._memory.save_numbers, self._after_round
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             running = [tasks.create_task(part) for part in self._parts()]
             await end.wait()
@@ -182,7 +191,7 @@ class Agent:
         self._loop.feed([Event(Kind.KEY, device, key) for device, key in keys])
         await self._workloads.restore()
         for events in self._memory.recall():
-            self._loop.feed(events)
+            self._store.expiry.take(events)
 
     def _parts(self) -> list[Coroutine[None, None, None]]:
         settings = self._settings
@@ -206,13 +215,20 @@ class Agent:
             self._tunnels,
             Routing(own_tables, outer, self._netlink),
             Mtus(lambda name: self._workloads.devices(name), self._netlink),
+            Queues(self._events.note, self._netlink),
             MapTables(datapath.maps, self._maps),
-            Programs(
-                datapath.programs, self._settings.bpffs / self._settings.fabric / "links", self._netlink
+            upgrade.Replacing(
+                Programs(datapath.programs, self._pins / "links", self._netlink),
+                datapath.upgrade,
+                self._maps,
+                self._events.note,
             ),
             Records(self._etcd, state_prefix(self._settings.fabric), self._world.node),
         ]
-        return Loop(self._world, targets, Generations(datapath.maps["generations"], self._maps))
+        generations = Generations(datapath.maps["generations"], self._maps)
+        if "generations" in datapath.rebuilt:
+            generations.begin_anew()
+        return Loop(self._world, targets, generations)
 
     def _answers(self) -> Answers:
         return Answers(
@@ -255,6 +271,7 @@ class Agent:
             if self._store.listed and not self._loop.synced:
                 await self._workloads.sweep()
                 self._loop.sync()
+                self._store.changed.set()  # what is in force from here on is all that the store says
             await self._round_done.wait()
 
     def _serve_metrics(self) -> Callable[[], None]:

@@ -3,7 +3,8 @@
     numbers.json    identities, nodes and workloads by number, as pinned maps hold them
     snapshot.json   the records in force, for a start while etcd is away
 
-Both are written soon after they changed: an agent may be killed at any time.
+An agent may be killed at any time: numbers are written down before anything is applied, so that no
+map holds one which the next run may give to somebody else, and the snapshot soon after it changed.
 """
 
 import asyncio

@@ -44,11 +44,11 @@ async def keep_reporting(etcd: Etcd, source: StoreSource, registry: Registry, lo
     nodes there are.
     """
     key = report_key(loop.world.settings.fabric, loop.world.node).encode()
-    told: dict[str, Any] = {}
+    told: tuple[int, dict[str, Any]] = (0, {})
     while True:
         await source.changed.wait()
         source.changed.clear()
-        position = source.position
+        position = source.position if loop.synced else None  # before that nothing is removed
         await loop.settled()
         report = {
             "revision": position.revision if position else 0,
@@ -56,8 +56,11 @@ async def keep_reporting(etcd: Etcd, source: StoreSource, registry: Registry, lo
             "failing": {table.value: why for table, why in loop.failing.items()},
             "held": registry.held,
         }
-        if source.connected and report != told:
-            with suppress(MeshfabricError):
+        news = source.listings, report  # a store that was set back lacks what it was told
+        if source.connected and news != told:
+            try:
                 await etcd.put(key, msgspec.json.encode(report))
-                told = report
+                told = news
+            except MeshfabricError:
+                source.changed.set()  # tried again after the pause
         await asyncio.sleep(max(REPORT_AT_MOST_EVERY_S, len(loop.world.nodes) / REPORTS_PER_S))

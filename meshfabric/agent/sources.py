@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 
+from meshfabric.agent.expiry import Expiry
 from meshfabric.config import check_reachable_outside
 from meshfabric.kernel import links
 from meshfabric.kernel.lane import Lane
@@ -35,12 +36,18 @@ class StoreSource:
         self._etcd, self._prefix = etcd, state_prefix(fabric).encode()
         self._ranges = [text.encode() for text in listing_ranges(fabric)]
         self._registry, self._loop, self._events = registry, loop, events
+        self.expiry = Expiry(loop.feed, events.note)
         self.position: Position | None = None
         self._held = ""
         self.connected = False
-        self.listed = False  # etcd has told all that it knows, once at least
+        self.listings = 0  # how often etcd has told all that it knows
         self.detail = "not reached yet"
         self.changed = asyncio.Event()  # set after each batch; for the report and the snapshot
+
+    @property
+    def listed(self) -> bool:
+        """Whether etcd has told all that it knows, once at least."""
+        return self.listings > 0
 
     async def run(self) -> None:
         """Follow until cancelled; what etcd refuses for good is shown, and asked again."""
@@ -69,7 +76,7 @@ class StoreSource:
             case Synced():
                 self._feed(self._registry.end_listing())
                 self.position = batch.position
-                self.listed = True
+                self.listings += 1
                 self._loop.check((Table.RECORDS,))  # a store that was set back lacks ours
             case Update():
                 self._feed(self._registry.take(map(_raw, batch.events)))
@@ -83,7 +90,7 @@ class StoreSource:
 
     def _feed(self, events: Iterable[Event]) -> None:
         events = list(events)
-        self._loop.feed(events)
+        self.expiry.take(events)
         for event in events:
             if event.kind is Kind.PREFIXES and event.value:
                 self._check_reach(event.value)

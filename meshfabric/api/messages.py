@@ -17,7 +17,8 @@ class Attach(msgspec.Struct, tag="attach", tag_field="type", frozen=True):
     `device` the interface to make in it; for a VM `netns` is empty and `device`
     is the existing tap on the node. Addresses are chosen from the node's blocks.
     `mac` is what the guest's interface has, where it cannot take the one that
-    the answer gives.
+    the answer gives. `bridged`: a pod's interface will be a port of a bridge in
+    the pod (KubeVirt's bridge binding), and so needs link addresses.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Attach(msgspec.Struct, tag="attach", tag_field="type", frozen=True):
     device: str
     netns: str = ""
     mac: str = ""
+    bridged: bool = False
 
 
 class Detach(msgspec.Struct, tag="detach", tag_field="type", frozen=True):
@@ -53,7 +55,8 @@ class Attached(msgspec.Struct, frozen=True):
     """What a workload has to know of its attachment.
 
     `addresses` are with prefix length (/32, /128), `routes` the fabric's
-    prefixes to be sent to the gateways, `mtu` in bytes.
+    prefixes to be sent to the gateways, `mtu` in bytes. `mac` is all zeros where
+    the interface has no link address.
     """
 
     addresses: list[str]

@@ -34,6 +34,8 @@ COMMANDS = {
     "policy": Late("policy", "policy_app", "Who may talk to whom."),
     "drop": Late("drop", "drop_app", "Packets that were dropped, by reason."),
     "doctor": Late("doctor", "doctor", "Whether this machine has what meshfabric needs."),
+    "guard": Late("guard", "guard_app", "What keeps the fabric's packets off other devices, from boot on."),
+    "detach": Late("detach", "detach", "Take the fabric off this node, with its guard; keys and state stay."),
     "store": Late("store", "store_app", "What the agent does with what etcd says."),
     "agent": Late("agent", "agent", "Run the agent of this node."),
     "lab": Late("lab", "lab_app", "A whole fabric on this machine, to try things."),

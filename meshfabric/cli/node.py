@@ -18,6 +18,7 @@ COLUMNS = (
     Column("blocks", "BLOCKS", spare=3, split=", "),
     Column("uplinks", "UPLINKS", split=", "),
     Column("paths", "PATHS"),
+    Column("wireguard", "WIREGUARD", spare=4),
     Column("version", "VERSION", spare=2),
 )
 

@@ -8,6 +8,10 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")  # RFC 1123 label, d
 WORKLOAD = re.compile(r"[a-z0-9](?:[a-z0-9./-]{0,251}[a-z0-9])?")  # namespace/name for pods
 MAC = re.compile(r"[0-9a-f][02468ace](?::[0-9a-f]{2}){5}")  # of one interface, not of a group (IEEE 802, 8.2)
 IFNAMSIZ = 15
+DEVICE_PREFIX_LENGTH = 6
+DEVICE_PREFIX = re.compile(rf"[a-z][a-z0-9]{{0,{DEVICE_PREFIX_LENGTH - 1}}}")
+
+GUARD_TABLE = "meshfabric-guard-"  # and the fabric: a guard's tables in nftables
 
 GATEWAY_MAC = "02:6d:66:00:00:01"
 GATEWAY4 = "169.254.1.1"
@@ -20,6 +24,19 @@ def check_name(text: str, what: str, place: str = "") -> str:
         remedy = "lower-case letters, digits, dots and dashes, at most 63"
         raise InputError(f"{what} {text!r} is no valid name", place=place, remedy=remedy)
     return text
+
+
+def check_device_prefix(text: str, what: str, place: str = "") -> str:
+    """How the names of a fabric's devices begin, itself, or `InputError`."""
+    if not DEVICE_PREFIX.fullmatch(text):
+        remedy = f"1 to {DEVICE_PREFIX_LENGTH} lower-case letters and digits, a letter first"
+        raise InputError(f"{what} {text!r}", place=place, remedy=remedy)
+    return text
+
+
+def guard_table(fabric: str) -> str:
+    """The name of the boot guard's tables in nftables: `meshfabric-guard-prod`."""
+    return GUARD_TABLE + fabric
 
 
 def tunnel_device(prefix: str, local: int, remote: int) -> str:

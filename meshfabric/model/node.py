@@ -51,7 +51,7 @@ class Tunnel(msgspec.Struct, frozen=True):
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
-    """`nodes/<node>`: what a node says of itself."""
+    """`nodes/<node>`: what a node says of itself; `wireguard` is what runs its tunnels, for people."""
 
     name: str
     kind: NodeKind
@@ -59,6 +59,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     uplinks: tuple[Uplink, ...] = ()
     tunnels: tuple[Tunnel, ...] = ()
     agent: str = ""
+    wireguard: str = ""
     version: int = RECORD_VERSION
     min_version: int = 1
 

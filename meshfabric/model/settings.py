@@ -1,12 +1,34 @@
 """What an agent is told about its own node: the checked form of its configuration file."""
 
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from meshfabric.model.node import NodeKind
 
-DEVICE_PREFIX_LENGTH = 6
+
+class Queue(StrEnum):
+    """What becomes of an uplink's queue (qdisc)."""
+
+    AUTO = "auto"  # fq in place of what the kernel took by itself; what an operator chose stays
+    KEEP = "keep"  # none of our business
+
+
+class WireGuardKind(StrEnum):
+    """What runs the WireGuard devices."""
+
+    AUTO = "auto"  # the kernel where it can, else wireguard-go
+    KERNEL = "kernel"
+    USERSPACE = "userspace"
+
+
+class PodPair(StrEnum):
+    """What joins new pods to their node."""
+
+    AUTO = "auto"  # netkit where the kernel has it, else veth
+    NETKIT = "netkit"
+    VETH = "veth"
 
 
 class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,6 +39,7 @@ class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segment: str = "default"
     cost: int = 0
     gateways: tuple[str, ...] = ()
+    qdisc: Queue = Queue.AUTO
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,4 +87,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: dict[str, str] = {}
     datapath: DatapathSettings = DatapathSettings()
     probe: ProbeSettings = ProbeSettings()
+    wireguard: WireGuardKind = WireGuardKind.AUTO
+    pods: PodPair = PodPair.AUTO
     drift_check_s: float = 30.0

@@ -7,7 +7,7 @@ policy subject 256 peer 300 ingress tcp/8000-8007 -> allow at 1000
 from collections.abc import Callable
 
 from meshfabric.model.addresses import Prefix, format_prefix
-from meshfabric.model.policy import MAX_PORT, Ports, format_ports
+from meshfabric.model.ports import MAX_PORT, Ports, format_ports
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,

@@ -6,6 +6,7 @@ The names of the columns are public; see docs/cli.md.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from meshfabric.compiler.paths import Pair, pairs
@@ -14,7 +15,7 @@ from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import format_labels, format_selector
 from meshfabric.model.names import tunnel_device
 from meshfabric.model.node import NodeRecord, Uplink
-from meshfabric.model.policy import Policy, format_rule
+from meshfabric.model.policy import Action, Policy, Rule, format_expiry, format_rule, format_tier
 from meshfabric.model.tables import PathState, Reason
 from meshfabric.model.world import World
 from meshfabric.observe.reasons import DROPS, MEANING
@@ -57,6 +58,7 @@ def _node_row(world: World, name: str, record: NodeRecord, up: int, total: int) 
         "blocks": ", ".join(map(str, allocation.blocks)) if allocation else "",
         "uplinks": ", ".join(map(_uplink, record.uplinks)),
         "paths": "this node" if own else "revoked" if name in world.revoked else f"{up}/{total} up",
+        "wireguard": record.wireguard,
         "version": record.agent,
     }
 
@@ -118,9 +120,12 @@ def policy_rows(world: World) -> list[Row]:
 def _baseline_row(world: World) -> Row:
     return {
         "policy": f"baseline:{BASELINE}",
+        "tier": "built in",
         "select": "*",
         "direction": "ingress",
+        "action": Action.ALLOW.value,
         "allows": "the workload's own node on anything",
+        "expires": "",
         "selected": len(world.workloads),
     }
 
@@ -129,16 +134,31 @@ def _policy_rows(world: World, policy: Policy) -> Iterator[Row]:
     identities = concerned(world, policy)
     selected = sum(world.identity(workload.labels) in identities for workload in world.workloads.values())
     for direction in ("ingress", "egress"):
-        rules = getattr(policy, direction)
-        allows = [] if rules is None else [format_rule(rule) for rule in rules] or ["nothing"]
-        for text in allows:
+        for action, text, expires in _rule_texts(policy, direction):
             yield {
                 "policy": policy.name,
+                "tier": format_tier(policy),
                 "select": format_selector(policy.select),
                 "direction": direction,
+                "action": action.value,
                 "allows": text,
+                "expires": format_expiry(expires),
                 "selected": selected,
             }
+
+
+def _rule_texts(policy: Policy, direction: str) -> list[tuple[Action, str, datetime | None]]:
+    """Each rule of a direction, and what becomes of the rest where that is not to deny it."""
+    rules: tuple[Rule, ...] | None = getattr(policy, direction)
+    if rules is None:
+        return []
+    texts = [
+        (rule.action, format_rule(rule), min(filter(None, (policy.expires, rule.expires)), default=None))
+        for rule in rules
+    ]
+    if getattr(policy, f"{direction}_default") is Action.ALLOW:
+        texts.append((Action.ALLOW, "anything else", policy.expires))
+    return texts or [(Action.ALLOW, "nothing", policy.expires)]
 
 
 def drop_rows(counters: Mapping[Reason, tuple[int, int]]) -> list[Row]:

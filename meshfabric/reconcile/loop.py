@@ -37,14 +37,16 @@ class Loop:
         self.events_seen = 0
         self.events_refused = 0
         self.busy_s = 0.0  # spent in `feed`, for the metrics
+        self.in_force = False  # the kernel has been as planned, with the node itself in the plan
+        self.on_apply: Callable[[], None] = lambda: None  # before anything is applied
         self.on_applied: Callable[[], None] = lambda: None
         self._stale = stale
         owners = {table: target for target in targets for table in target.tables}
         near = {table: owner for table, owner in owners.items() if table not in IN_STORE}
         far = {table: owner for table, owner in owners.items() if table in IN_STORE}
-        self._rounds = [Rounds(self.plan, part, self._make_stale) for part in (near, far)]
+        self._near, _ = self._rounds = [Rounds(self.plan, part, self._make_stale) for part in (near, far)]
         for rounds in self._rounds:
-            rounds.ended = lambda: self.on_applied()
+            rounds.before, rounds.ended = lambda: self.on_apply(), self._ended
 
     @property
     def failing(self) -> dict[Table, str]:
@@ -106,12 +108,20 @@ class Loop:
         async with asyncio.TaskGroup() as tasks:
             for rounds in self._rounds:
                 tasks.create_task(rounds.run())
-            tasks.create_task(self._drift_checks())
+                tasks.create_task(self._drift_checks(rounds))
 
-    async def _drift_checks(self) -> None:
+    async def _drift_checks(self, rounds: Rounds) -> None:
+        """One after the other, however long each takes: between them others see that all is settled."""
         while True:
             await asyncio.sleep(self.world.settings.drift_check_s)
-            self.check(Table, drift=True)
+            rounds.check(Table, drift=True)
+            await rounds.settled()
+
+    def _ended(self) -> None:
+        """After each round. What is not in force is failing, or was never tried."""
+        if self._near.idle and self.world.node in self.world.workloads:
+            self.in_force = True
+        self.on_applied()
 
     async def _make_stale(self, changes: list[Change]) -> None:
         places = stale_places(self.world, changes)

@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class Rounds:
-    """`after` is called with what was applied, or tried; `ended` after each round."""
+    """`before` is called before anything is applied, `after` with what was, or was tried; `ended` after
+    each round.
+    """
 
     def __init__(self, plan: Plan, targets: Mapping[Table, Target], after: After) -> None:
         self.removes = False  # what is there but not planned
@@ -44,6 +46,7 @@ class Rounds:
         self.failing: dict[Table, str] = {}
         self.apply_s = 0.0
         self.changes_applied = 0
+        self.before: Callable[[], None] = lambda: None
         self.ended: Callable[[], None] = lambda: None
         self._plan, self._targets, self._after = plan, targets, after
         self._pending: Pending = {}
@@ -54,6 +57,11 @@ class Rounds:
         self._work.set()  # what is there has to be looked at
         self._idle = asyncio.Event()
         self._suspected: set[Table] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was looked at, and nothing is left to do or to retry at once."""
+        return self._idle.is_set()
 
     def take(self, changes: Iterable[Change]) -> None:
         """Apply those that are of our tables soon, together with others that come meanwhile."""
@@ -154,6 +162,7 @@ class Rounds:
         if not changes:
             return
         begun = perf_counter()
+        self.before()
         for stage in stages(changes):
             if stage[0].table not in broken and not await self._apply_stage(stage):
                 broken.add(stage[0].table)

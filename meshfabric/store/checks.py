@@ -37,8 +37,10 @@ from meshfabric.model.node import (
     Tunnel,
     Uplink,
 )
-from meshfabric.model.policy import MAX_PORT, Policy, PolicyText
-from meshfabric.model.policy import read_policy as read_policy_text
+from meshfabric.model.policy import Policy
+from meshfabric.model.policytext import LANGUAGE, PolicyText
+from meshfabric.model.policytext import read_policy as read_policy_text
+from meshfabric.model.ports import MAX_PORT
 from meshfabric.model.tables import MAX_PREFIXES
 from meshfabric.store.claims import last_address
 from meshfabric.store.keys import Located, RecordKind, Refusal, printable
@@ -88,18 +90,18 @@ def read_record(located: Located, value: bytes, revision: int) -> Fact | Refusal
         return Refusal(f"{len(value)} bytes are too many (at most {MAX_RECORD_BYTES})")
     try:
         record = _DECODERS[located.kind].decode(value)
-        _check_version(record.min_version)
+        _check_version(located.kind, record.min_version)
         return Fact(record, _READERS[located.kind](located.name, record), revision)
     except InputError as cause:
         return Refusal(printable(str(cause)))
     except (msgspec.DecodeError, RecursionError, ValueError) as cause:
-        return Refusal(_unreadable(value, cause))
+        return Refusal(_unreadable(located.kind, value, cause))
 
 
-def _unreadable(value: bytes, cause: Exception) -> str:
+def _unreadable(kind: RecordKind, value: bytes, cause: Exception) -> str:
     """A newer record may have another shape: then say that, and not what is odd about it."""
     try:
-        _check_version(_HEAD.decode(value).min_version)
+        _check_version(kind, _HEAD.decode(value).min_version)
     except InputError as newer:
         return str(newer)
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -107,10 +109,11 @@ def _unreadable(value: bytes, cause: Exception) -> str:
     return printable(f"cannot be read: {cause}")
 
 
-def _check_version(wanted: int) -> None:
-    if wanted > RECORD_VERSION:
+def _check_version(kind: RecordKind, wanted: int) -> None:
+    known = LANGUAGE if kind is RecordKind.POLICY else RECORD_VERSION
+    if wanted > known:
         what = f"written for a newer agent (records of version {printable(str(wanted))})"
-        raise InputError(what, remedy=f"upgrade this one, which knows {RECORD_VERSION}")
+        raise InputError(what, remedy=f"upgrade this one, which knows {known}")
 
 
 def read_config(record: FabricRecord) -> tuple[Network, ...]:
@@ -169,6 +172,8 @@ def read_node(name: str, record: NodeRecord) -> NodeRecord:
     check_given(record.labels, "labels")
     if len(record.agent) > MAX_AGENT_CHARACTERS or not record.agent.isprintable():
         raise InputError("no agent's version looks like that", place="agent")
+    if len(record.wireguard) > MAX_AGENT_CHARACTERS or not record.wireguard.isprintable():
+        raise InputError("no kind of WireGuard looks like that", place="wireguard")
     _check_unlike("uplinks", "slots", [uplink.slot for uplink in record.uplinks])
     _check_unlike("uplinks", "names", [uplink.name for uplink in record.uplinks])
     for i, uplink in enumerate(record.uplinks):

@@ -45,6 +45,7 @@ NODES: list[dict[str, Any]] = [
         "blocks": "10.88.1.0/24, fd00:88:1::/64",
         "uplinks": "up0@red 192.0.2.1, up1@blue 198.51.100.1",
         "paths": "this node",
+        "wireguard": "userspace",
         "version": "0.1.0",
     },
     {
@@ -55,6 +56,7 @@ NODES: list[dict[str, Any]] = [
         "blocks": "10.88.2.0/24, fd00:88:2::/64",
         "uplinks": "up0@red 192.0.2.2, up1@blue 198.51.100.2",
         "paths": "2/2 up",
+        "wireguard": "userspace",
         "version": "0.1.0",
     },
     {
@@ -65,6 +67,7 @@ NODES: list[dict[str, Any]] = [
         "blocks": "10.88.3.0/24",
         "uplinks": "up0@red 192.0.2.3",
         "paths": "0/1 up",
+        "wireguard": "kernel",
         "version": "",
     },
 ]
@@ -156,19 +159,44 @@ PATHS: list[dict[str, Any]] = [
 POLICIES: list[dict[str, Any]] = [
     {
         "policy": "baseline:allow-local-host",
+        "tier": "built in",
         "select": "*",
         "direction": "ingress",
+        "action": "allow",
         "allows": "the workload's own node on anything",
+        "expires": "",
         "selected": 2,
     },
     {
+        "policy": "guests",
+        "tier": "admin 10",
+        "select": "kind=guest",
+        "direction": "egress",
+        "action": "deny",
+        "allows": "app=db on anything",
+        "expires": "2026-12-31T23:59:59Z",
+        "selected": 1,
+    },
+    {
         "policy": "web-to-db",
+        "tier": "normal",
         "select": "app=db",
         "direction": "ingress",
+        "action": "allow",
         "allows": "app=web | tier in (gold, silver) on tcp/5432, udp/8000-8100, icmp",
+        "expires": "",
         "selected": 0,
     },
-    {"policy": "web-to-db", "select": "app=db", "direction": "egress", "allows": "nothing", "selected": 0},
+    {
+        "policy": "web-to-db",
+        "tier": "normal",
+        "select": "app=db",
+        "direction": "egress",
+        "action": "allow",
+        "allows": "nothing",
+        "expires": "",
+        "selected": 0,
+    },
 ]
 
 DROPS: list[dict[str, Any]] = [

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshfabric.kernel import features
 from meshfabric.lab.state import Lab
 from meshfabric.lab.tools import ETCD_VARIABLE
+from tests.features import requires
 from tests.lab.store import EARLY, back_up
-from tests.lab.whole import FABRIC, MIXED, put_right, raised_whole
+from tests.lab.whole import FABRIC, MIXED, by_userspace, put_right, raised_whole
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,23 @@ def standing_fabric() -> Iterator[Lab]:
 def fabric(standing_fabric: Lab) -> Lab:
     """Four nodes in two segments, all well."""
     return put_right(standing_fabric)
+
+
+@pytest.fixture(scope="session")
+def standing_userspace(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The built-in lab with wireguard-go for every tunnel: where the kernel has no WireGuard, it is that."""
+    requires("wireguard-go", "tun")
+    if not features.wireguard_module().present:
+        yield request.getfixturevalue("standing_fabric")
+        return
+    with raised_whole(by_userspace(FABRIC)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def userspace(standing_userspace: Lab) -> Lab:
+    """`fabric`, with processes behind its tunnels that can be killed; all well."""
+    return put_right(standing_userspace)
 
 
 @pytest.fixture(scope="session")

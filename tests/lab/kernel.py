@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from meshfabric.kernel.bpf import Link
+from meshfabric.kernel import netns
+from meshfabric.kernel.attach import attached, pinned_at
+from meshfabric.kernel.bpf import Link, LinkInfo
 from meshfabric.kernel.bpf_map import Map
 from meshfabric.lab.process import run
 from meshfabric.lab.state import Lab
 from meshfabric.lab.underlay import shown_by
+from tests.lab.places import namespace
 
 OURS = "mf"
 
@@ -24,10 +27,10 @@ class Kept(NamedTuple):
 
 def kept(lab: Lab, node: str) -> Kept:
     """What a node has now; two that are equal mean that nothing was made anew."""
-    maps, links = pins(lab, node) / "maps", pins(lab, node) / "links"
+    maps = pins(lab, node) / "maps"
     return Kept(
         {path.name: _map_id(path) for path in sorted(maps.iterdir())},
-        {path.name: _link_id(path) for path in sorted(links.iterdir())},
+        {name: (info.id, info.ifindex) for name, info in hanging(lab, node).items()},
         devices(lab, node),
         run(lab.node(node), ["sh", "-c", "pidof wireguard-go; wg show all public-key"]),
     )
@@ -36,6 +39,22 @@ def kept(lab: Lab, node: str) -> Kept:
 def pins(lab: Lab, node: str) -> Path:
     """The folder of a node's pins, in its own bpffs."""
     return Path(f"/proc/{lab.node(node).pid}/root/sys/fs/bpf") / lab.topology.fabric
+
+
+def hanging(lab: Lab, node: str) -> dict[str, LinkInfo]:
+    """What hangs on a node's devices, by the name of its pin."""
+    return netns.run(namespace(lab, node), attached, pins(lab, node) / "links")
+
+
+def take_off(lab: Lab, node: str, name: str) -> None:
+    """End what hangs there as somebody else may who knows nothing of pins."""
+    path = pins(lab, node) / "links" / name
+    if hanging(lab, node)[name].id:
+        with Link.open(path) as link:
+            link.detach()
+    else:
+        device, direction = pinned_at(name)
+        run(lab.node(node), ["tc", "filter", "del", "dev", device, direction.name.lower()])
 
 
 def opened_map(lab: Lab, node: str, name: str) -> Map:
@@ -51,18 +70,13 @@ def devices(lab: Lab, node: str) -> dict[str, int]:
     }
 
 
-def numbers(lab: Lab, node: str) -> dict[str, object]:
+def numbers(lab: Lab, node: str) -> dict[str, Any]:
     """The numbers that a node has given out, as it wrote them down."""
     text = (lab.node_folder(node) / "state" / "numbers.json").read_text()
-    found: dict[str, object] = json.loads(text)
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
 def _map_id(path: Path) -> int:
     with Map.open(path) as one:
         return int(one.id)
-
-
-def _link_id(path: Path) -> tuple[int, int]:
-    with Link.open(path) as one:
-        return one.info.id, one.info.ifindex

@@ -27,14 +27,15 @@ from scapy.packet import Packet, Raw
 from meshfabric.kernel import netns
 from meshfabric.lab import build
 from meshfabric.lab.state import Lab
+from tests.patience import DEADLINE_S, PATIENCE
 
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO = 10, 23, 2
 SO_RCVBUFFORCE = 33
 ECHO_PORT = 7007
-ANSWER_S = 3.0
-SILENCE_S = 0.4
-"""How long nothing has to be heard to say that nothing comes."""
+ANSWER_S = DEADLINE_S
+SILENCE_S = 0.4 * PATIENCE
+"""How long nothing has to be heard to say that nothing comes; what shows that it was dropped is better."""
 LARGEST = 65536
 ECHO4, REPLY4, ECHO6, REPLY6 = 8, 0, 128, 129
 _ECHO = struct.Struct("!BBHHH")
@@ -169,19 +170,19 @@ class Echo:
     def _run(self) -> None:
         while not self._ended.is_set():
             for number, _ in self._poll.poll(20):
-                with contextlib.suppress(OSError):
-                    self._serve(self._open[number])
+                self._serve(self._open[number])
 
     def _serve(self, link: socket.socket) -> None:
-        if link.type == socket.SOCK_DGRAM:
-            text, sender = link.recvfrom(LARGEST)
-            link.sendto(text, sender)
-        elif link.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            self._watch(link.accept()[0])
-        elif text := link.recv(LARGEST):
-            link.sendall(text)
-        else:
-            self._forget(link)
+        if link.type == socket.SOCK_STREAM and not link.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            if not _answered(link):
+                self._forget(link)
+            return
+        with contextlib.suppress(OSError):  # an error that came back, or somebody who is gone already
+            if link.type == socket.SOCK_STREAM:
+                self._watch(link.accept()[0])
+            else:
+                text, sender = link.recvfrom(LARGEST)
+                link.sendto(text, sender)
 
     def _watch(self, link: socket.socket) -> None:
         self._open[link.fileno()] = link
@@ -215,6 +216,16 @@ def clear(source: str, destination: str, *, to_mac: str = "ff:ff:ff:ff:ff:ff") -
 def stranger(source: str, destination: str, port: int = 4001) -> Packet:
     """A frame between addresses that are not the fabric's."""
     return Ether(dst="ff:ff:ff:ff:ff:ff") / IP(src=source, dst=destination) / UDP(sport=4000, dport=port)
+
+
+def _answered(link: socket.socket) -> bool:
+    """Send back what was said on a connection; False when that has ended, however it did."""
+    try:
+        text = link.recv(LARGEST)
+        link.sendall(text)
+    except OSError:
+        return False
+    return bool(text)
 
 
 def _bound(kind: int, port: int) -> socket.socket:

@@ -7,8 +7,8 @@ from meshfabric.kernel import netns
 from meshfabric.lab.agents import METRICS
 from meshfabric.lab.state import Lab
 from tests.lab.places import namespace
+from tests.patience import DEADLINE_S
 
-TIMEOUT_S = 10.0
 SAMPLE = re.compile(r"([a-z_:][a-z0-9_:]*)(?:\{(.*)\})? ([0-9.e+-]+|NaN|[+-]Inf)")
 
 Samples = dict[str, dict[str, float]]
@@ -17,7 +17,7 @@ Samples = dict[str, dict[str, float]]
 def text_of(lab: Lab, node: str, path: str = "/metrics") -> str:
     """The answer to a scrape."""
     host, _, port = METRICS.rpartition(":")
-    link = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT_S)
+    link = http.client.HTTPConnection(host, int(port), timeout=DEADLINE_S)
     netns.run(namespace(lab, node), link.connect)
     try:
         link.request("GET", path)

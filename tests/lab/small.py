@@ -7,13 +7,13 @@ pear ── up0 ── red (both families) ── up0 ── plum      pear has 
 import contextlib
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from meshfabric.lab import build, state
 from meshfabric.lab.records import Topology
 from meshfabric.lab.state import Lab
 from meshfabric.lab.topology import read
+from tests.patience import DEADLINE_S, PATIENCE
 
 TEXT = """\
 segments:
@@ -28,32 +28,24 @@ workloads:
 """
 PEAR_RED, PLUM_RED = "172.31.1.11", "172.31.1.12"
 PLUM_RED6, PLUM_BLUE6 = "fd00:ed::12", "fd00:b1::12"
-DEADLINE_S = 10.0
+SILENCE_S = PATIENCE
+"""How long no echo has to come back to say that none comes."""
 _numbers = itertools.count()
 
 
-def topology() -> Topology:
-    return read(TEXT, "test.yaml")
+def topology(text: str = TEXT) -> Topology:
+    return read(text, "test.yaml")
 
 
 def fresh_name() -> str:
     return f"t{os.getpid()}-{next(_numbers)}"
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 @contextlib.contextmanager
-def raised(name: str) -> Iterator[Lab]:
+def raised(name: str, text: str = TEXT) -> Iterator[Lab]:
     try:
         with state.locked(name) as folder:
-            lab = build.raise_nodes(topology(), name, folder, lambda step: None)
+            lab = build.raise_nodes(topology(text), name, folder, lambda step: None)
         yield lab
     finally:
         build.down(name)
@@ -66,5 +58,15 @@ def said(lab: Lab, where: str, script: str) -> str:
 
 
 def pings(lab: Lab, where: str, address: str, count: int = 1) -> bool:
-    argv = ["ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", "1", address]
-    return build.run(lab, where, argv).returncode == 0
+    """Whether every echo comes back, however late."""
+    return _pings(lab, where, address, count, DEADLINE_S)
+
+
+def is_silent(lab: Lab, where: str, address: str) -> bool:
+    """Whether no echo comes back for a while."""
+    return not _pings(lab, where, address, 1, SILENCE_S)
+
+
+def _pings(lab: Lab, where: str, address: str, count: int, answer_s: float) -> bool:
+    argv = ["ping", "-n", "-q", "-c", str(count), "-i", "0.02", "-W", f"{answer_s:g}", address]
+    return build.run(lab, where, argv, timeout_s=2 * DEADLINE_S).returncode == 0

@@ -13,8 +13,8 @@ from typing import Any
 from meshfabric.kernel import netns
 from meshfabric.lab import etcd, process
 from meshfabric.lab.state import Lab
+from tests.patience import DEADLINE_S
 
-TIMEOUT_S = 5.0
 LOOPBACK = "127.0.0.1"
 EARLY = "early"
 
@@ -79,7 +79,7 @@ class Store:
         return self._ask("POST", f"/v3/kv/{method}", json.dumps(body))
 
     def _ask(self, verb: str, path: str, body: str) -> dict[str, Any]:
-        link = http.client.HTTPConnection(LOOPBACK, self._lab.topology.etcd.port, timeout=TIMEOUT_S)
+        link = http.client.HTTPConnection(LOOPBACK, self._lab.topology.etcd.port, timeout=DEADLINE_S)
         netns.run(Path(f"/proc/{self._lab.init.pid}/ns/net"), link.connect)
         try:
             link.request(verb, path, body, {"Content-Type": "application/json"})

@@ -1,6 +1,5 @@
 """The datapath needs no agent: whatever becomes of that, no packet is dropped and nothing forgotten."""
 
-import os
 import signal
 import time
 
@@ -8,13 +7,14 @@ import pytest
 
 from meshfabric.lab import agents
 from meshfabric.lab.state import Lab
+from tests.features import requires
 from tests.lab.kernel import kept, numbers
 from tests.lab.places import ECHO_PORT, SILENCE_S, Echo, connects
 from tests.lab.policies import policy
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import address, agent, is_whole, told, until
+from tests.lab.whole import address, agent, told, until, wait_whole
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 NODES = ("kube1", "kube2")
 FLOWS = (
@@ -41,7 +41,7 @@ def test_an_agent_that_ends_and_starts_again_loses_nothing(fabric: Lab, number: 
             agents.start_agent(fabric, node)
         for node in NODES:
             agents.wait_ready(fabric, node)
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
     streams.assert_nothing_lost()
     assert {node: (kept(fabric, node), numbers(fabric, node)) for node in NODES} == before
     assert [told(fabric, node)["drift_repaired"] for node in NODES] == [0, 0]
@@ -55,7 +55,7 @@ def test_an_agent_that_hangs_loses_nothing(fabric: Lab) -> None:
         time.sleep(ABSENT_S)
         for node in NODES:
             agents.kill_agent(fabric, node, signal.SIGCONT)
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
     streams.assert_nothing_lost()
 
 
@@ -69,7 +69,7 @@ def test_the_same_agent_again_and_again(fabric: Lab) -> None:
             agents.start_agent(fabric, "kube1")
             time.sleep(moment_s)
         agents.wait_ready(fabric, "kube1")
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
     streams.assert_nothing_lost()
     assert kept(fabric, "kube1") == before
 

@@ -17,14 +17,15 @@ from meshfabric.api.client import call
 from meshfabric.api.messages import Ask
 from meshfabric.cli.exits import Code
 from meshfabric.lab import agents, build, tools
-from meshfabric.lab.process import END_TIMEOUT_S, enter
+from meshfabric.lab.process import enter
 from meshfabric.lab.state import Lab
 from meshfabric.lab.underlay import ip
+from tests.features import requires
 from tests.lab.kernel import kept
 from tests.lab.places import ping
-from tests.lab.whole import address, is_whole, listing, told, until
+from tests.lab.whole import DEADLINE_S, address, listing, told, until, wait_whole
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 NODE = "kube1"
 MESHFABRIC = [sys.executable, "-m", "meshfabric"]
@@ -59,7 +60,7 @@ class Second:
     def fails(self, *, env: str = "", **changed: Any) -> subprocess.CompletedProcess[str]:
         """Run it, which has to end by itself."""
         argv = ["env", *env.split(), *MESHFABRIC, "agent", "--config", str(self.write(**changed))]
-        return build.run(self._lab, NODE, argv, timeout_s=20)
+        return build.run(self._lab, NODE, argv, timeout_s=DEADLINE_S)
 
 
 @pytest.fixture
@@ -182,11 +183,10 @@ class TestTheMachine:
         assert not folder.exists()
 
     def test_without_any_wireguard(self, fabric: Lab, second: Second) -> None:
-        """A lack that is real on a kernel without WireGuard: no wireguard-go in PATH either."""
-        if not str(told(fabric, NODE)["wireguard"]).startswith("userspace"):
-            pytest.skip("this kernel has WireGuard")
+        """The kernel's own is not chosen or not there, and no wireguard-go in PATH either."""
         before = devices(fabric)
-        done = second.fails(env="PATH=/usr/bin:/bin MESHFABRIC_WIREGUARD_GO=/nowhere/wireguard-go")
+        nowhere = "PATH=/usr/bin:/bin MESHFABRIC_WIREGUARD_GO=/nowhere/wireguard-go"
+        done = second.fails(env=nowhere, wireguard="userspace")
         assert "wireguard" in said(done).lower()
         assert done.returncode == Code.FOUND
         assert devices(fabric) == before
@@ -201,12 +201,12 @@ class TestTheMachine:
         ip(fabric.node(NODE), ["link set up1 down", "link set up1 name late1"])
         try:
             until(lambda: "up1" not in uplinks(fabric))
-            assert told(fabric, NODE)["ready"]
+            until(lambda: told(fabric, NODE)["ready"])
             assert ping(fabric, "kube1/web", address(fabric, "kube2/db")) is not None
         finally:
             back = [f"address replace {one} dev up1{' nodad' * (one.version == 6)}" for one in port.addresses]
             ip(fabric.node(NODE), ["link set late1 name up1", "link set up1 up", *back])
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
         assert "up1" in uplinks(fabric)
 
 
@@ -224,12 +224,14 @@ class TestTheStoreAway:
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=tools.environment()) as agent:
             until(second.socket.exists)
             until(lambda: not call(second.socket, Ask("status"))["ready"])
-            until(lambda: call(second.socket, Ask("status"))["store"]["detail"] != "not reached yet")
-            said = call(second.socket, Ask("status"))
-            assert not said["store"]["connected"]
-            assert NOWHERE.removeprefix("http://") in said["store"]["detail"]
+            until(
+                lambda: (
+                    NOWHERE.removeprefix("http://") in call(second.socket, Ask("status"))["store"]["detail"]
+                )
+            )
+            assert not call(second.socket, Ask("status"))["store"]["connected"]
             build.run(fabric, NODE, ["sh", "-c", f"kill -{signal.SIGTERM} $(pgrep -f second.yaml)"])
-            _, errors = agent.communicate(timeout=END_TIMEOUT_S)
+            _, errors = agent.communicate(timeout=DEADLINE_S)
         assert agent.returncode == Code.OK
         assert "Traceback" not in errors
         assert not second.socket.exists()

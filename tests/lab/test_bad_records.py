@@ -2,22 +2,20 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 from collections.abc import Mapping, Sequence
 
-import pytest
-
 from meshfabric.lab import agents, etcd
 from meshfabric.lab.state import Lab
+from tests.features import requires
 from tests.lab.policies import everywhere
 from tests.lab.scrape import scraped
 from tests.lab.store import Store
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import address, is_whole, listing, names, told, until
+from tests.lab.whole import address, listing, names, told, until, wait_whole
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 FLOWS = (
     Flow("kube1/web", "kube2/db"),
@@ -90,7 +88,7 @@ def test_what_strangers_write_is_refused_by_name_and_counted(fabric: Lab) -> Non
         assert after["meshfabric_record_refusals_total"][""] - before[""] == len(records)
         for key in records:
             store.delete(key)
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
     streams.assert_nothing_lost()
 
 
@@ -115,7 +113,7 @@ def test_the_last_good_record_stays_in_force(fabric: Lab) -> None:
         agents.kill_agent(fabric, "kube2", signal.SIGCONT)
         until(lambda: refused(fabric, "vm1").keys() == {"config", "allocations/kube2"})
         etcd.put(fabric, etcd.first_records(fabric))
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
     streams.assert_nothing_lost()
 
 
@@ -136,7 +134,7 @@ def test_a_node_that_claims_what_is_anothers_gets_nothing(fabric: Lab) -> None:
         }
         wait_refused(fabric, wanted, ("vm1", "metal1", "kube2"))
         agents.kill_agent(fabric, "kube1", signal.SIGCONT)
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
         assert store.get(f"endpoints/kube1/{db}") is None, "the real kube1 takes back what it never said"
     streams.assert_nothing_lost()
 
@@ -157,4 +155,4 @@ def test_a_node_that_nobody_allocated_changes_nothing_for_the_others(fabric: Lab
     assert told(fabric, "metal1")["nodes"]["known"] == len(names(fabric)) + 1
     assert told(fabric, "metal1")["mtu"] == before
     store.delete("nodes/stray")
-    until(lambda: is_whole(fabric))
+    wait_whole(fabric)

@@ -1,19 +1,18 @@
 """An uplink that fails silently, its carrier still up: traffic goes on over the other, and comes back."""
 
-import os
-
 import pytest
 
 from meshfabric.lab import underlay
 from meshfabric.lab.state import Lab
+from tests.features import requires
 from tests.lab.kernel import kept
 from tests.lab.places import SILENCE_S, ping
 from tests.lab.policies import everywhere
 from tests.lab.store import Store
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import active, address, is_whole, listing, names, paths, told, until
+from tests.lab.whole import DEADLINE_S, active, address, listing, names, paths, told, until, wait_whole
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 CUT = "kube1"
 FLOWS = (
@@ -24,8 +23,8 @@ FLOWS = (
     Flow("kube1/web", "kube2/db", 6, "tcp"),
 )
 BYSTANDERS = (Flow("vm1/guest1", "kube2/db"), Flow("metal1", "kube2", 6))
-GAP_MS = 1000
-"""A bound for sanity; what is reached is printed."""
+GAP_MS = 1000 * DEADLINE_S / 6
+"""A bound for sanity, for agents that stand still for seconds; what is reached is printed."""
 
 
 def far_ends(lab: Lab) -> list[str]:
@@ -38,7 +37,7 @@ def go_by(lab: Lab, uplink: str) -> bool:
 
 
 def test_traffic_goes_on_over_the_other_uplink_and_comes_back(fabric: Lab) -> None:
-    assert go_by(fabric, "up0"), "the preferred one"
+    until(lambda: go_by(fabric, "up0"))  # the preferred one
     with flowing(fabric, *FLOWS, *BYSTANDERS) as streams:
         until(streams.all_pass)
         underlay.cut(fabric, CUT, "up0")
@@ -48,14 +47,14 @@ def test_traffic_goes_on_over_the_other_uplink_and_comes_back(fabric: Lab) -> No
         print(one)
     print(f"all shown on the other after {took * 1000:.0f} ms")
     concerned = streams.datagrams[: -len(BYSTANDERS)]
-    assert all(0 < one.outage_ms < GAP_MS for one in concerned)
+    assert all(one.outage_ms < GAP_MS for one in concerned)
     assert all(not one.lost for one in streams.datagrams[-len(BYSTANDERS) :]), "the others' traffic"
     assert all(one.whole for one in streams.connections)
     with flowing(fabric, *FLOWS) as streams:
         until(streams.all_pass)
         underlay.heal(fabric, CUT, "up0")
         took = until(lambda: go_by(fabric, "up0"))
-        until(lambda: is_whole(fabric))
+        wait_whole(fabric)
     print(f"back {took:.1f} s after it was healed")
     streams.assert_nothing_lost()
 
@@ -64,19 +63,22 @@ def test_the_list_of_paths_shows_it(fabric: Lab) -> None:
     flaps = {row["device"]: row["flaps"] for row in paths(fabric, CUT, "kube2")}
     underlay.cut(fabric, CUT, "up0")
     until(lambda: go_by(fabric, "up1"))
-    rows = {row["device"]: row for row in paths(fabric, CUT, "kube2")}
-    assert {name: (row["state"], row["active"]) for name, row in rows.items()} == {
-        "mfwg00": ("down", False),
-        "mfwg11": ("up", True),
-    }
-    assert rows["mfwg00"]["segment"] == "red"
-    (row,) = (row for row in listing(fabric, "vm1", "nodes") if row["node"] == CUT)
-    assert row["paths"] == "1/2 up"
-    others = paths(fabric, "vm1", "kube2")
-    assert [(one["state"], one["active"]) for one in others] == [("up", True), ("up", False)]
+    until(lambda: shown(fabric, CUT) == [("red", "down", False), ("blue", "up", True)])
+    until(lambda: ups(fabric, "vm1") == "1/2 up")
+    until(lambda: shown(fabric, "vm1") == [("red", "up", True), ("blue", "up", False)])
     underlay.heal(fabric, CUT, "up0")
-    until(lambda: paths(fabric, CUT, "kube2")[0]["flaps"] == flaps["mfwg00"] + 1)
+    until(lambda: paths(fabric, CUT, "kube2")[0]["flaps"] > flaps["mfwg00"])
     until(lambda: go_by(fabric, "up0"))
+
+
+def shown(lab: Lab, node: str) -> list[tuple[str, str, bool]]:
+    """A node's paths to kube2, by segment."""
+    return [(row["segment"], row["state"], row["active"]) for row in paths(lab, node, "kube2")]
+
+
+def ups(lab: Lab, node: str) -> str:
+    """How many of a node's paths to the one that is cut are up."""
+    return next(str(row["paths"]) for row in listing(lab, node, "nodes") if row["node"] == CUT)
 
 
 @pytest.mark.parametrize("uplink", ["up0", "up1"])
@@ -87,7 +89,7 @@ def test_etcd_is_reached_by_the_other_segment(fabric: Lab, uplink: str) -> None:
     revision = store.put("policies/news", {"name": "news", "select": "app=none", "ingress": []})
     took = until(lambda: store.reported(CUT) >= revision)
     print(f"news after {took:.1f} s")
-    assert told(fabric, CUT)["store"]["connected"]
+    until(lambda: told(fabric, CUT)["store"]["connected"])
     everywhere(fabric, store.delete("policies/news"))
 
 
@@ -102,5 +104,5 @@ def test_a_node_with_no_uplink_left_comes_back_as_it_was(fabric: Lab) -> None:
         underlay.heal(fabric, CUT, uplink)
     took = until(lambda: ping(fabric, "kube1/web", db, answer_s=SILENCE_S) is not None)
     print(f"back {took:.1f} s after it was healed")
-    until(lambda: is_whole(fabric))
+    wait_whole(fabric)
     assert kept(fabric, CUT) == before

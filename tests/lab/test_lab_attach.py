@@ -1,6 +1,5 @@
 """How the lab speaks to agents and what it tells a guest, with a scripted agent in the real one's place."""
 
-import os
 import signal
 import socketserver
 import subprocess
@@ -18,9 +17,11 @@ from meshfabric.lab.state import Lab
 from meshfabric.model.errors import PermanentError, TemporaryError
 from meshfabric.model.settings import Settings
 from meshfabric.model.yamltext import parse
+from tests.features import requires
 from tests.lab.small import fresh_name, raised, said
+from tests.patience import DEADLINE_S, until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 ATTACHED = Attached(
     addresses=["10.64.1.9/32", "fd6d:6600:0:1::9/128"],
@@ -119,7 +120,7 @@ def test_readiness_is_what_the_agent_says(lab: Lab, agent: ScriptedAgent) -> Non
         agent.ready = False
         with pytest.raises(TemporaryError, match=r"the agent of pear is not ready after 0 s: it says"):
             agents.wait_ready(lab, "pear", timeout_s=0.1)
-        assert _shown_agent(lab, "pear") == "starting"
+        until(lambda: _shown_agent(lab, "pear") == "starting")
         agents.kill_agent(lab, "pear", signal.SIGSTOP)
         assert holder.alive
         agents.kill_agent(lab, "pear")
@@ -157,7 +158,7 @@ def test_a_command_that_is_stopped_half_way_leaves_nothing(number: int) -> None:
             found = state.find(name)
             command.send_signal(number)
             command.stderr.read()
-            code = command.wait(timeout=10)
+            code = command.wait(DEADLINE_S)
         finally:
             ended = build.down(name)
     assert found is not None

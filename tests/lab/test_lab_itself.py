@@ -13,21 +13,22 @@ from meshfabric.lab import build, capture, etcd, process, state, status, tools, 
 from meshfabric.lab.process import Process
 from meshfabric.lab.state import Lab
 from meshfabric.model.errors import InputError, PermanentError, TemporaryError
+from tests.features import requires
 from tests.lab.small import (
-    DEADLINE_S,
     PEAR_RED,
     PLUM_BLUE6,
     PLUM_RED,
     PLUM_RED6,
-    eventually,
     fresh_name,
+    is_silent,
     pings,
     raised,
     said,
     topology,
 )
+from tests.patience import DEADLINE_S, until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ class TestNodes:
 
     def test_orphans_are_reaped(self, lab: Lab) -> None:
         said(lab, "plum", "(setsid sh -c 'sleep 0.05 & exit' &)")
-        assert eventually(lambda: "Z" not in said(lab, "plum", "ps -o stat= -e"))
-        assert eventually(lambda: "sleep 0.05" not in said(lab, "plum", "ps -o args= -e"))
+        until(lambda: "Z" not in said(lab, "plum", "ps -o stat= -e"))
+        until(lambda: "sleep 0.05" not in said(lab, "plum", "ps -o args= -e"))
 
     def test_uplinks_have_their_addresses_and_mtu(self, lab: Lab) -> None:
         assert PEAR_RED in said(lab, "pear", "ip -br address show up0")
@@ -107,8 +108,8 @@ class TestSegments:
         underlay.cut(lab, "pear", "up0")
         try:
             assert underlay.cuts(lab) == [("pear", "up0")]
-            assert not pings(lab, "pear", PLUM_RED)
-            assert not pings(lab, "plum", PEAR_RED)
+            assert is_silent(lab, "pear", PLUM_RED)
+            assert is_silent(lab, "plum", PEAR_RED)
             assert pings(lab, "pear", PLUM_BLUE6)
             assert said(lab, "pear", "cat /sys/class/net/up0/carrier") == "1"
         finally:
@@ -135,9 +136,10 @@ class TestCapture:
         assert pings(lab, "pear", PLUM_RED)  # neighbours known from here on
         with capture.capture(lab, "red") as red, capture.capture(lab, "blue") as blue:
             assert pings(lab, "pear", PLUM_RED, count=5)
-            total = red.counts().total
-            assert 10 <= total <= 14  # five there, five back, and the kernel may ask for neighbours
-            assert blue.counts() == (0, 0, 0)
+            # Five there, five back, and the kernel may ask for neighbours; counted twice they were 20.
+            assert 10 <= red.counts().total < 20
+            assert blue.counts().total < 10
+            assert blue.counts().fabric == blue.counts().encrypted == 0
             assert red.counts().fabric == red.counts().encrypted == 0
 
     def test_fabric_addresses_in_clear_are_seen_even_on_a_cut_uplink(self, lab: Lab) -> None:
@@ -152,7 +154,7 @@ class TestCapture:
         try:
             with capture.capture(lab, "red") as red:
                 said(lab, "pear", leak)
-                assert red.counts().fabric == 3
+                until(lambda: red.counts().fabric == 3)
                 assert red.in_clear() == ["10.64.1.1 > 10.64.2.7"] * 3
         finally:
             underlay.heal(lab, "pear", "up0")
@@ -162,7 +164,7 @@ class TestCapture:
         with capture.capture(lab, "red") as red:
             for address in (PLUM_RED, PLUM_RED6):
                 build.run(lab, "pear", ["bash", "-c", send.format(address)])
-            assert red.counts().encrypted == 2
+            until(lambda: red.counts().encrypted == 2)
 
     def test_an_unknown_segment_is_refused(self, lab: Lab) -> None:
         with pytest.raises(InputError, match="no segment 'rd'"), capture.capture(lab, "rd"):
@@ -217,7 +219,7 @@ class TestGuest:
         cable = lab.process(workloads.CABLE_ROLE, "guest")
         assert cable is not None
         cable.kill()
-        assert not pings(lab, "pear/guest", "10.99.0.1")
+        assert is_silent(lab, "pear/guest", "10.99.0.1")
         workloads.start_cable(lab, lab.topology.workload("pear", "guest"))
         assert pings(lab, "pear/guest", "10.99.0.1")
 
@@ -360,7 +362,7 @@ class TestProcess:
         log = tmp_path / "log"
         for word in ("one", "two"):
             ended = process.spawn(["sh", "-c", f"echo {word}; echo bad >&2; exec sleep infinity"], log)
-            assert eventually(lambda: "bad" in log.read_text().split("\n")[-2:])
+            until(lambda: "bad" in log.read_text().split("\n")[-2:])
             ended.kill()
         assert log.read_text().split() == ["one", "bad", "two", "bad"]
 

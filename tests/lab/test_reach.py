@@ -1,16 +1,16 @@
 """Every kind of workload reaches every other: both families, every protocol, packets of every size."""
 
-import os
 from itertools import permutations
 
 import pytest
 
 from meshfabric.lab import build, measure
 from meshfabric.lab.state import Lab
+from tests.features import requires
 from tests.lab.places import Echo, Packets, answers, connects, is_too_big, ping
 from tests.lab.whole import address, told
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = requires("capabilities")
 
 PLACES = ("vm1", "vm1/guest1", "metal1", "kube1", "kube1/web", "kube1/client", "kube2/db", "kube2/cache")
 """A VM host and its guest, a metal host, a Kubernetes host, pods of the same node and of another."""

@@ -11,11 +11,12 @@ ends: a fabric address in clear fails the test session, whoever sent it.
 """
 
 import contextlib
+import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import yaml
 from msgspec.structs import replace
 
 from meshfabric.api.client import call
@@ -26,11 +27,14 @@ from meshfabric.lab.process import Process
 from meshfabric.lab.records import Workload
 from meshfabric.lab.state import Lab
 from meshfabric.lab.topology import default_text, read
-from meshfabric.model.errors import MeshfabricError
+from tests.lab.kernel import numbers
 from tests.lab.small import fresh_name
 from tests.lab.store import Store
+from tests.patience import DEADLINE_S as DEADLINE_S
+from tests.patience import PATIENCE
+from tests.patience import until as until
 
-DRIFT = "drift_check_s: 1\n"
+DRIFT = f"drift_check_s: {PATIENCE:g}\n"
 FABRIC = default_text() + DRIFT
 MIXED = f"""\
 segments:
@@ -45,11 +49,15 @@ workloads:
   - {{name: middle, node: two, labels: {{app: middle}}}}
   - {{name: right, node: three, labels: {{app: right}}}}
 {DRIFT}"""
-DEADLINE_S = 30.0
-"""Patience for what the fabric does by itself, on a busy machine."""
-POLL_S = 0.02
 
 Row = dict[str, Any]
+
+
+def by_userspace(text: str) -> str:
+    """The lab with wireguard-go on every node, whatever the kernel has."""
+    lab = yaml.safe_load(text)
+    nodes = [node | {"wireguard": "userspace"} for node in lab["nodes"]]
+    return yaml.safe_dump(lab | {"nodes": nodes}, sort_keys=False)
 
 
 @contextlib.contextmanager
@@ -83,20 +91,6 @@ def watched(lab: Lab) -> Iterator[dict[str, tuple[int, int, int]]]:
             assert counted[name][1] == 0, f"in clear on {name}: {wire.in_clear()}"
 
 
-def until(holds: Callable[[], object], within_s: float = DEADLINE_S) -> float:
-    """Wait for it; the seconds it took, or the test fails. A question that cannot be asked is a no."""
-    begun = time.monotonic()
-    doubt: object = None
-    while time.monotonic() - begun < within_s:
-        try:
-            if holds():
-                return time.monotonic() - begun
-        except MeshfabricError as error:
-            doubt = error
-        time.sleep(POLL_S)
-    raise AssertionError(f"not within {within_s:.0f} s" + (f": {doubt}" if doubt else ""))
-
-
 def put_right(lab: Lab) -> Lab:
     """The lab as it was raised, whatever an earlier test did to it or left undone."""
     etcd.start_etcd(lab)
@@ -107,8 +101,46 @@ def put_right(lab: Lab) -> Lab:
     Store(lab).tidy()
     for workload in lab.topology.workloads:
         put_in_place(lab, workload)
-    until(lambda: is_whole(lab))
+    wait_whole(lab)
     return lab
+
+
+def wait_whole(lab: Lab) -> float:
+    """Wait until all is well everywhere, and settled; the seconds until the first of the two."""
+    took = until(lambda: is_whole(lab))
+    settle(lab)
+    return took
+
+
+def settle(lab: Lab) -> None:
+    """Wait until what anybody knows by now is in force on every node, and nothing is left to be written.
+
+    A record is written again as it is: who has applied that has applied all that came before it.
+    """
+    store = Store(lab)
+    config = store.get("config")
+    assert config is not None
+    everywhere(lab, store.put("config", config))
+    until(lambda: all(has_noted_numbers(lab, node) for node in names(lab)))
+
+
+def everywhere(lab: Lab, revision: int) -> None:
+    """Wait until every node says that it has applied all up to a revision of the store."""
+    store = Store(lab)
+    until(lambda: all(store.reported(node) >= revision for node in names(lab)))
+
+
+def has_noted_numbers(lab: Lab, node: str) -> bool:
+    """Whether a node's file has the numbers of all that it knows, and of nothing else."""
+    rows = listing(lab, node, "endpoints")
+    known = {row["labels"]: row["identity"] for row in rows}
+    noted = numbers(lab, node)
+    own = {row["workload"] for row in rows if row["local"]}
+    return bool(
+        known == {_written(labels): number for labels, number in noted["identities"]}
+        and own == noted["workloads"].keys()
+        and set(names(lab)) - {node} == noted["nodes"].keys()
+    )
 
 
 def resume(lab: Lab, node: str) -> None:
@@ -137,19 +169,34 @@ def is_whole(lab: Lab) -> bool:
 
 def told(lab: Lab, node: str) -> Row:
     """What a node's agent says of itself."""
-    found: Row = call(lab.socket(node), Ask("status"), agents.ASK_TIMEOUT_S)
+    found: Row = call(lab.socket(node), Ask("status"), DEADLINE_S)
     return found
 
 
 def listing(lab: Lab, node: str, subject: Any) -> list[Row]:
     """A listing of a node's agent."""
-    rows: list[Row] = call(lab.socket(node), Ask(subject), agents.ASK_TIMEOUT_S)
+    rows: list[Row] = call(lab.socket(node), Ask(subject), DEADLINE_S)
     return rows
 
 
 def drops(lab: Lab, node: str, reason: str) -> int:
     """Packets that a node has dropped for a reason."""
     return next(int(row["packets"]) for row in listing(lab, node, "drops") if row["reason"] == reason)
+
+
+@contextlib.contextmanager
+def dropping(lab: Lab, node: str, reason: str, packets: int = 1) -> Iterator[None]:
+    """What is done within has a node drop so many packets for this reason, neither more nor fewer."""
+    before = drops(lab, node, reason)
+    yield
+    until(lambda: drops(lab, node, reason) - before >= packets)
+    assert (reason, drops(lab, node, reason) - before) == (reason, packets)
+
+
+def log_of(lab: Lab, node: str) -> list[dict[str, str]]:
+    """The lines of a node's agent, and of those before it; one that is half written is left out."""
+    text, _, _ = lab.log(agents.ROLE, node).read_text().rpartition("\n")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def paths(lab: Lab, node: str, far: str) -> list[Row]:
@@ -190,22 +237,34 @@ def relabelled(lab: Lab, node: str, name: str, **labels: str) -> Workload:
 
 
 def _is_well(lab: Lab, node: str) -> bool:
-    said = told(lab, node)
-    pods = len(lab.topology.workloads_of(node))
-    alone = {one.segment for one in lab.topology.node(node).uplinks}
-    reached = {
-        one.name
-        for one in lab.topology.nodes
-        if one.name != node and alone & {up.segment for up in one.uplinks}
-    }
-    found = listing(lab, node, "paths")
+    if not _says_well(lab, told(lab, node)):
+        return False
+    states = {(row["node"], row["local"], row["remote"]): row["state"] for row in listing(lab, node, "paths")}
+    return states == dict.fromkeys(_tunnels(lab, node), "up")
+
+
+def _says_well(lab: Lab, said: Row) -> bool:
     return bool(
         said["ready"]
         and said["store"]["connected"]
         and not (said["refused"] or said["failing"] or said["held"] or said["policies"])
         and said["nodes"] == {"known": len(names(lab)), "alive": len(names(lab))}
-        and said["workloads"] == pods + 1
+        and said["workloads"] == len(lab.topology.workloads_of(said["node"])) + 1
         and said["endpoints"] == 2 * len(places(lab))
-        and {row["node"] for row in found} == reached
-        and all(row["state"] == "up" for row in found)
     )
+
+
+def _tunnels(lab: Lab, node: str) -> list[tuple[str, str, str]]:
+    """To whom, from which uplink of ours to which of theirs: each pair in one segment."""
+    return [
+        (far.name, local.name, remote.name)
+        for far in lab.topology.nodes
+        for local in lab.topology.node(node).uplinks
+        for remote in far.uplinks
+        if far.name != node and local.segment == remote.segment
+    ]
+
+
+def _written(labels: dict[str, str]) -> str:
+    """As listings show a label set."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))

@@ -1,6 +1,5 @@
 """What the doctor says with and without an agent; probing itself is tested with `kernel.features`."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from meshfabric.kernel import features
 from meshfabric.kernel.features import Feature
 from meshfabric.model.errors import PermanentError
 from tests.fakes.agent import answering
+from tests.features import requires
 
 FOUND = [
     Feature("bpf", True, "a program loads and runs", True, "4.4"),
@@ -80,7 +80,7 @@ def test_trying_may_be_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert run(tmp_path / "none.sock").exit_code == Code.PERMISSION
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may try")
+@requires("capabilities")
 def test_every_feature_has_something_to_do_about_it() -> None:
     """Whatever the kernel's list grows to: a remedy that names a package or a kernel."""
     for row in rows(features.probe()):

@@ -24,12 +24,12 @@ from meshfabric.model.errors import (
 )
 from tests.fakes.agent import answering
 from tests.fakes.agent_rows import ANSWERS
+from tests.patience import DEADLINE_S
 
 OBEYING_MODES = (
     ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--") if os.geteuid() == 0 else ()
 )
 """Even root then may not open what has mode 0; the checkout need not be readable for somebody else."""
-PATIENCE_S = 30
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def meshfabric(
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
 
@@ -153,7 +153,7 @@ def test_interrupted_while_the_agent_thinks(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(folder / "agent.sock"))
         silent.listen()
-        silent.settimeout(PATIENCE_S)
+        silent.settimeout(DEADLINE_S)
         # A shell may have us ignore SIGINT, which is inherited: --default-signal undoes that.
         command = ["env", "--default-signal=INT", sys.executable, "-m", "meshfabric", "status"]
         command += ["--socket", str(folder / "agent.sock")]
@@ -162,7 +162,7 @@ def test_interrupted_while_the_agent_thinks(folder: Path) -> None:
             with link:
                 assert link.recv(100)
                 process.send_signal(signal.SIGINT)
-                _, said = process.communicate(timeout=PATIENCE_S)
+                _, said = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == Code.INTERRUPTED
     assert "Traceback" not in said
 
@@ -180,7 +180,7 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about(folder: Path) -> None
         reading, writing = os.pipe()
         os.close(reading)
         done = subprocess.run(
-            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False
         )
         os.close(writing)
     assert done.stderr == ""

@@ -9,6 +9,7 @@ import pytest
 from meshfabric.api.messages import Release
 from tests.fakes.agent import answering
 from tests.fakes.agent_rows import ANSWERS
+from tests.patience import DEADLINE_S
 
 SLOW = {"grpc", "google", "pyroute2", "yaml", "pydantic", "asyncio", "prometheus_client"}
 OTHERS = {
@@ -47,7 +48,7 @@ def imported(socket: Path, arguments: str) -> set[str]:
         env={"MESHFABRIC_SOCKET": str(socket)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * DEADLINE_S,
         check=True,
     )
     return set(done.stderr.rpartition("imported ")[2].split())

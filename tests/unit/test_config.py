@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from meshfabric.config import check_reachable_outside, read_policies, read_settings
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import NodeKind
-from meshfabric.model.settings import DatapathSettings, UplinkSettings
+from meshfabric.model.settings import DatapathSettings, Queue, UplinkSettings, WireGuardKind
 
 GOOD = """\
 fabric: lab
@@ -77,6 +77,14 @@ def test_everything_is_read() -> None:
     assert settings.probe.interval_ms == 20
 
 
+def test_what_runs_tunnels_and_queues_may_be_said() -> None:
+    text = SMALL.replace("eth0}", "eth0, qdisc: keep}") + "wireguard: userspace\n"
+    settings = read_settings(text, "agent.yaml")
+    assert (settings.wireguard, settings.uplinks[0].qdisc) == (WireGuardKind.USERSPACE, Queue.KEEP)
+    settings = read_settings(SMALL, "agent.yaml")
+    assert (settings.wireguard, settings.uplinks[0].qdisc) == (WireGuardKind.AUTO, Queue.AUTO)
+
+
 def test_the_rest_has_defaults() -> None:
     settings = read_settings(SMALL, "agent.yaml")
     assert settings.datapath == DatapathSettings()
@@ -117,6 +125,8 @@ MISTAKES = [
     ("192.0.2.254", "192.0.2.999", 19, "no IP address"),
     ("192.0.2.254", "0.0.0.0", 19, "no gateway"),
     ("192.0.2.254", "2001:db8::ff", 19, "a second gateway of one family"),
+    ("cost: 10", "qdisc: leave", 22, "unknown qdisc 'leave' (one of auto, keep)"),
+    ("kind: metal", "kind: metal\nwireguard: kernl", 4, "unknown wireguard 'kernl' (did you mean 'kernel'?)"),
     ("cost: 10", "cost: -1", 22, "cost -1 (0 to 1000000)"),
     ("tier: gold", "meshfabric.io/node: b", 23, "the fabric's own (leave it out)"),
     ("tier: gold", "tier: a b", 23, "bad label"),

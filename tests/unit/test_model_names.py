@@ -7,6 +7,7 @@ import pytest
 
 from meshfabric.model.errors import InputError
 from meshfabric.model.names import (
+    DEVICE_PREFIX_LENGTH,
     IFNAMSIZ,
     WORKLOAD,
     check_name,
@@ -16,7 +17,6 @@ from meshfabric.model.names import (
     workload_mac,
 )
 from meshfabric.model.node import MAX_SLOTS
-from meshfabric.model.settings import DEVICE_PREFIX_LENGTH
 from meshfabric.model.tables import FIRST_NODE
 
 LONGEST_PREFIX = "m" * DEVICE_PREFIX_LENGTH

@@ -17,6 +17,7 @@ from meshfabric.observe.logs import JsonLines
 from meshfabric.observe.metrics import PathReading, Reading
 from meshfabric.observe.reasons import MEANING
 from meshfabric.observe.rows import drop_rows
+from tests.patience import DEADLINE_S
 
 READING = Reading(
     gauges={"nodes_known": ("Nodes.", 4)},
@@ -29,7 +30,7 @@ READING = Reading(
 
 def scrape(port: int) -> dict[str, float]:
     """Samples by name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_S) as page:
         families = text_string_to_metric_families(page.read().decode())
         return {
             sample.name + str(sorted(sample.labels.values())): sample.value

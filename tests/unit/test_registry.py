@@ -141,6 +141,7 @@ def test_unknown_fields_of_a_newer_writer_are_ignored(node: Follower) -> None:
         (lambda value: value | {"labels": {"meshfabric.io/kind": "host"}}, "the fabric's own"),
         (lambda value: value | {"kind": "toaster"}, "kind"),
         (lambda value: value | {"agent": "\x1b[2J"}, "agent"),
+        (lambda value: value | {"wireguard": "\x1b[2J"}, "wireguard"),
         (lambda value: value | {"uplinks": value["uplinks"] * 2}, "slots"),
         (lambda value: _uplink(value, slot=8), "slot 8"),
         (lambda value: _uplink(value, mtu=1279), "mtu 1279"),
@@ -200,7 +201,7 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         ("policies/p", {"name": "p", "select": "a"}, "needs ingress or egress"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [{"ports": ["tcp/0"]}]}, "ingress[0]"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [], "new": 1}, "new"),
-        ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": 2}, "newer agent"),
+        ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": 3}, "newer agent"),
     ],
 )
 def test_refused_words_of_operators(node: Follower, path: str, value: dict[str, Any], why: str) -> None:
