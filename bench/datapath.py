@@ -229,6 +229,7 @@ class Bench:
 
 def _world() -> fabric.World:
     world = fabric.standard()
+    world.nodes[fabric.FAR].mtu = fabric.POD_MTU
     for block in FAR_BLOCKS:
         world.addresses[block] = fabric.Owner(fabric.ID_FAR, fabric.FAR)
     world.rules.append(fabric.Rule(fabric.ID_BETA, fabric.ID_ALPHA, Direction.INGRESS))

@@ -23,6 +23,8 @@ struct layout {
 	struct uplink uplink;
 	struct fragment_key fragment_key;
 	struct fragment fragment;
+	struct budget budget;
+	struct quote quote;
 	struct counter counter;
 	enum sizes sizes;
 	enum probe_port probe_port;

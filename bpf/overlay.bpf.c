@@ -44,7 +44,7 @@ int from_overlay(struct __sk_buff *skb)
 		if (node)
 			return probe_arrives(skb, &p, node);
 	}
-	int place = find_place(skb, &p);
+	int place = find_place(skb, &p, 0);
 	if (place < 0)
 		return drop(skb, -place);
 	note_first_fragment(&p);

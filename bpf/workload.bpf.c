@@ -53,7 +53,7 @@ static __always_inline int leave_workload(struct __sk_buff *skb, enum moment mom
 
 	if (reason)
 		return reason == NOT_IP ? not_ip(skb) : drop(skb, reason);
-	int place = find_place(skb, &p);
+	int place = find_place(skb, &p, ETH_HLEN);
 	if (place < 0)
 		return place == -LINK_SCOPE ? on_link(skb, &p) : drop(skb, -place);
 	note_first_fragment(&p);

@@ -13,7 +13,7 @@
 #include "reason.h"
 
 #define BY_DATAPATH __attribute__((btf_decl_tag("written by the datapath"))) /* while entries move, too */
-#define A_COPY __attribute__((btf_decl_tag("a copy"))) /* may start empty */
+#define A_COPY __attribute__((btf_decl_tag("a copy"))) /* or of the moment: may start empty */
 
 /* Whose address is it? Agent writes; read for a flow's first packet. */
 struct {
@@ -107,6 +107,22 @@ struct {
 	__type(value, struct fragment);
 	__uint(max_entries, 4096);
 } fragments SEC(".maps") BY_DATAPATH;
+
+/* How much each workload was told of late, by place. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct budget);
+	__uint(max_entries, FIRST_NODE);
+} complaints SEC(".maps") A_COPY;
+
+/* Where a packet that is turned into an error about itself waits. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct quote);
+	__uint(max_entries, 1);
+} quotes SEC(".maps") A_COPY;
 
 /* Agent writes; read for every packet on an uplink. */
 struct {

@@ -12,6 +12,9 @@ enum reason {
 	PROBE_REFLECTED = 2,
 	PROBE_HEARD = 3,
 	NEIGHBOUR_ANSWERED = 4, /* ARP or neighbour solicitation for the gateway */
+	TOO_BIG_TOLD = 5, /* ICMP to the sender of a packet that was TOO_BIG */
+	EXPIRED_TOLD = 6, /* the same for TTL_EXPIRED */
+	ERROR_WITHHELD = 7, /* the sender was told of enough others just before */
 	FIRST_DROP = 8,
 	MALFORMED = 8, /* headers shorter than they claim */
 	NOT_IP = 9, /* neither IPv4, IPv6 nor ARP */

@@ -70,7 +70,7 @@ struct workload {
 
 struct node {
 	__u32 n_paths;
-	__u32 mtu; /* of the smallest tunnel to it, 0: senders are known to keep below */
+	__u32 mtu; /* that its workloads have and every tunnel to it carries, 0: unchecked */
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, the preferred one first */
 };
 
@@ -177,6 +177,19 @@ struct fragment {
 	__u8 protocol;
 	__u8 role; /* enum role */
 	__u8 pad[2];
+};
+
+/* What may still be said of dropped packets to one workload. */
+struct budget {
+	__s64 spent_ns; /* until then */
+};
+
+/* The start of a packet that an ICMP error is about: no more than keeps the error within 576 bytes
+ * (RFC 1812, 4.3.2.3) or 1280 (RFC 4443, 2.4 (c)). */
+enum quoted { QUOTED_4 = 576 - 20 - 8, QUOTED_6 = 1280 - 40 - 8 };
+
+struct quote {
+	__u8 byte[QUOTED_6 + 4]; /* a word to spare: it is summed up in words */
 };
 
 struct counter {

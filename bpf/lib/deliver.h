@@ -1,28 +1,25 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
  * The last step: to a workload of this node, or into a tunnel. A packet loses
- * one hop on its whole way, where it is delivered.
+ * one hop on its whole way, where it is delivered; what has none to lose ends at
+ * the sender's node, which tells him.
  */
 #ifndef MESHFABRIC_DELIVER_H
 #define MESHFABRIC_DELIVER_H
 
 #include <linux/if_packet.h>
-#include "parse.h"
+#include "complaint.h"
+#include "mss.h"
 #include "path.h"
-#include "verdict.h"
-
-enum tcp_offset { TCP_DATA_OFFSET_AT = 12, TCP_DATA_OFFSET_SHIFT = 4, TCP_WORD = 4 };
 
 /* The length of each packet that a GSO packet will become, without link header. */
 static __noinline __u32 segment_length(struct __sk_buff *skb, const struct packet *p, __u32 l3)
 {
 	__u32 headers = p->transport - l3;
-	__u8 tcp_offset = 0;
 
 	if (p->key.protocol != IPPROTO_TCP)
 		return headers + sizeof(struct udphdr) + skb->gso_size;
-	bpf_skb_load_bytes(skb, p->transport + TCP_DATA_OFFSET_AT, &tcp_offset, sizeof(tcp_offset));
-	return headers + (tcp_offset >> TCP_DATA_OFFSET_SHIFT) * TCP_WORD + skb->gso_size;
+	return headers + tcp_length(skb, p->transport) + skb->gso_size;
 }
 
 /* A redirect asks nobody about the MTU. */
@@ -53,21 +50,6 @@ static __always_inline bool decrease_ttl(struct __sk_buff *skb, __u32 l3, __u8 v
 	return true;
 }
 
-/* The whole link header, and not by what the sender wrote there. Wide, unaligned stores: 6 bytes are 4 and 2. */
-static __always_inline bool set_link_header(struct __sk_buff *skb, const __u8 *destination, __u8 version)
-{
-	__u8 *eth = start_of(skb);
-
-	if (eth + ETH_HLEN > (__u8 *)end_of(skb))
-		return false;
-	*(__u32 *)eth = *(const __u32 *)destination;
-	*(__u16 *)(eth + 4) = *(const __u16 *)(destination + 4);
-	*(__u32 *)(eth + 6) = *(const volatile __u32 *)gateway_mac;
-	*(__u16 *)(eth + 10) = *(const volatile __u16 *)(gateway_mac + 4);
-	((struct ethhdr *)eth)->h_proto = version == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	return true;
-}
-
 /*
  * What a program interrupts. A received packet can go on into a pod at once
  * (bpf_redirect_peer), past the pod's own device on the node. A netkit pair runs
@@ -88,6 +70,13 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct workloa
 	return bpf_redirect_peer(workload->ifindex, 0);
 }
 
+/* A packet that cannot go on. Who sent it is told where it came from a workload. What comes out of a tunnel
+ * was judged by the sender's node, by the same MTU and with the same hops: its errors need no way back. */
+static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 mtu)
+{
+	return l3 ? complain(skb, p, mtu) : drop(skb, mtu ? TOO_BIG : TTL_EXPIRED);
+}
+
 /* `l3` is the length of the link header that the packet came with: ETH_HLEN or 0. What comes out of a tunnel
  * gets the header that pods and taps want (a bridge behind them, too). */
 static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 place,
@@ -98,9 +87,9 @@ static __always_inline int to_local(struct __sk_buff *skb, const struct packet *
 	if (!workload || !workload->ifindex)
 		return drop(skb, NO_ROUTE);
 	if (p->ttl <= 1)
-		return drop(skb, TTL_EXPIRED);
+		return refuse(skb, p, l3, NO_HOP_LEFT);
 	if (is_too_big(skb, p, l3, workload->mtu))
-		return drop(skb, TOO_BIG);
+		return refuse(skb, p, l3, workload->mtu);
 	if (!decrease_ttl(skb, l3, p->version) || (!l3 && bpf_skb_change_head(skb, ETH_HLEN, 0)) ||
 	    !set_link_header(skb, workload->mac, p->version))
 		return drop(skb, MALFORMED);
@@ -114,8 +103,10 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 
 	if (!node || !node->n_paths)
 		return drop(skb, NO_PATH);
+	if (p->ttl <= 1) /* it would end where it is delivered, with nobody to tell its sender */
+		return complain(skb, p, NO_HOP_LEFT);
 	if (node->mtu && is_too_big(skb, p, ETH_HLEN, node->mtu))
-		return drop(skb, TOO_BIG);
+		return complain(skb, p, node->mtu);
 	return send_into_tunnel(skb, choose_path(node, node_index), skb->len - ETH_HLEN, FORWARDED_TO_NODE);
 }
 

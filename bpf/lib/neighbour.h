@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
- * The gateway that every workload sees, 169.254.1.1 and fe80::6d66, exists only
- * here: questions for its link address are answered in place and go back where
- * they came from.
+ * The gateway that every workload sees (gateway.h) exists only here: questions for
+ * its link address are answered in place and go back where they came from.
  */
 #ifndef MESHFABRIC_NEIGHBOUR_H
 #define MESHFABRIC_NEIGHBOUR_H
 
 #include <linux/icmpv6.h>
 #include "address.h"
+#include "gateway.h"
 #include "verdict.h"
 
-#define GATEWAY4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
-#define GATEWAY6 {.byte = {0xfe, 0x80, [14] = 0x6d, [15] = 0x66}} /* fe80::6d66 */
 #define ALL_NODES {.byte = {0xff, 0x02, [15] = 0x01}} /* ff02::1 */
 
 enum arp { ARP_ETHERNET = 1, ARP_REQUEST = 1, ARP_REPLY = 2 };
@@ -29,12 +27,6 @@ struct arp_packet {
 	__u8 target_mac[ETH_ALEN];
 	__be32 target;
 } __attribute__((packed));
-
-static __always_inline void copy_gateway_mac(__u8 *to)
-{
-	for (int i = 0; i < ETH_ALEN; i++)
-		to[i] = gateway_mac[i];
-}
 
 static __always_inline bool asks_for_gateway4(const struct arp_packet *arp)
 {
@@ -155,8 +147,7 @@ static __always_inline __u16 checksum6(const struct advertisement *a)
 
 	sum = bpf_csum_diff(NULL, 0, (void *)&a->ip.saddr, 2 * sizeof(struct addr), sum);
 	sum = bpf_csum_diff(NULL, 0, (void *)&a->type, ADVERTISEMENT_ICMP, sum);
-	__u32 folded = ((__u32)sum & 0xffff) + ((__u32)sum >> 16);
-	return ~((folded & 0xffff) + (folded >> 16));
+	return checksum_of(sum);
 }
 
 static __noinline int answer_solicitation(struct __sk_buff *skb, const struct packet *p)

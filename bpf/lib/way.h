@@ -6,6 +6,7 @@
 #ifndef MESHFABRIC_WAY_H
 #define MESHFABRIC_WAY_H
 
+#include "mss.h"
 #include "recent.h"
 
 /* Each program has its own: may the packet have come the way that it came? */
@@ -32,15 +33,19 @@ static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
 	return trip.to;
 }
 
-/* The place, or -reason. */
-static __always_inline int find_place(struct __sk_buff *skb, const struct packet *p)
+/* The place, or -reason. `l3` is where the IP packet starts. */
+static __always_inline int find_place(struct __sk_buff *skb, const struct packet *p, __u32 l3)
 {
 	struct trip trip;
 
 	if (recall(p, &trip) && is_sender(skb, &trip))
 		return trip.to;
 	int place = follow(skb, p);
-	return place ? place : ask(skb, p);
+	if (!place)
+		place = ask(skb, p);
+	if (place > 0 && tells_mss(p))
+		fit_mss(skb, p, l3, place);
+	return place;
 }
 
 #endif

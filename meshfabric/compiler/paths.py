@@ -49,7 +49,7 @@ def joined_pairs(world: World, node: str) -> list[tuple[Pair, Tunnel]]:
 
 
 def node_entries(world: World, node: str) -> Entries:
-    """The datapath's list of tunnels towards a node: those that it is a peer of."""
+    """The datapath's list of tunnels towards a node, those that it is a peer of, and the MTU there."""
     place = world.node_numbers.find(node)
     if place is None or node not in world.nodes or node == world.node:
         return {}
@@ -57,7 +57,9 @@ def node_entries(world: World, node: str) -> Entries:
     devices = [tunnel_device(prefix, pair.local, pair.remote) for pair, _ in joined_pairs(world, node)]
     indexes = [world.links[device].index for device in devices if device in world.links]
     # The map is an array: an entry of zeros is no entry.
-    return {(Table.NODES, number(place - FIRST_NODE)): node_value(indexes)} if indexes else {}
+    if not indexes:
+        return {}
+    return {(Table.NODES, number(place - FIRST_NODE)): node_value(indexes, workload_mtu(world))}
 
 
 def tunnel_mtu(size: Size) -> int:

@@ -55,7 +55,7 @@ def step(world: World, plan: Plan, event: Event) -> list[Change]:
     forget_rules(world, plan, event, before)
     join(pairs, touched_pairs(world, plan, event, before))
     join(pairs, _renumbered(world, numbered, _numbers(world, before, event.value)))
-    units |= dict.fromkeys(_for_workloads(world) if _mtu(world, event) != mtu else ())
+    units |= dict.fromkeys(_sized(world) if _mtu(world, event) != mtu else ())
     changes = _recompile(world, plan, units)
     for subject, peers in pairs.items():
         changes += _repair(world, plan, subject, peers)
@@ -113,6 +113,12 @@ def _for_nodes(names: Iterable[str]) -> Iterator[Unit]:
 
 def _for_workloads(world: World) -> Iterator[Unit]:
     return ((what, name) for name in world.workloads for what in ("workload", "endpoint"))
+
+
+def _sized(world: World) -> Iterator[Unit]:
+    """What follows from the MTU of every workload."""
+    yield from _for_workloads(world)
+    yield from (("node", name) for name in world.nodes)
 
 
 def _touched(world: World, event: Event, before: object) -> Iterator[Unit]:

@@ -46,8 +46,8 @@ def _node_key(key: bytes) -> str:
 
 
 def _node(value: bytes) -> str:
-    used, *ifindexes = NODE.unpack(value)
-    return f"ifindexes {' '.join(map(str, ifindexes[:used])) or 'none'}"
+    used, mtu, *ifindexes = NODE.unpack(value)
+    return f"mtu {mtu} ifindexes {' '.join(map(str, ifindexes[:used])) or 'none'}"
 
 
 def _address_key(key: bytes) -> str:

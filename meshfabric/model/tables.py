@@ -20,7 +20,7 @@ NOWHERE = 0
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
-NODE = struct.Struct(f"=I4x{MAX_PATHS}I")
+NODE = struct.Struct(f"=II{MAX_PATHS}I")
 PATH = struct.Struct("=QQQQQIIIII4x")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IB3x")
@@ -64,6 +64,9 @@ class Reason(IntEnum):
     PROBE_REFLECTED = 2
     PROBE_HEARD = 3
     NEIGHBOUR_ANSWERED = 4
+    TOO_BIG_TOLD = 5
+    EXPIRED_TOLD = 6
+    ERROR_WITHHELD = 7
     MALFORMED = 8
     NOT_IP = 9
     LINK_SCOPE = 10
@@ -118,10 +121,13 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(ifindexes: list[int]) -> bytes:
-    """Value of `nodes`: WireGuard devices, the preferred one first, at most MAX_PATHS."""
+def node_value(ifindexes: list[int], mtu: int = 0) -> bytes:
+    """Value of `nodes`: WireGuard devices, the preferred one first, at most MAX_PATHS.
+
+    `mtu` is the largest IP packet for the node, in bytes; 0 lets every one pass.
+    """
     padded = ifindexes[:MAX_PATHS] + [0] * (MAX_PATHS - len(ifindexes))
-    return NODE.pack(min(len(ifindexes), MAX_PATHS), *padded)
+    return NODE.pack(min(len(ifindexes), MAX_PATHS), mtu, *padded)
 
 
 def policy_key(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from meshfabric.model.tables import FIRST_NODE, Direction, Reason, Verdict
+from tests.packet.complaints import complaint, may_be_told, with_fitting_mss
 from tests.packet.headers import (
     ARP,
     ICMP,
@@ -33,6 +34,8 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 STAMP_PORT, PROBE_PORT = 862, 50862
 DAY_S = 24 * 3600
 
+TOLD = {Reason.TOO_BIG: Reason.TOO_BIG_TOLD, Reason.TTL_EXPIRED: Reason.EXPIRED_TOLD}
+
 Flows = dict[tuple[frozenset[End], int], "Flow"]
 
 
@@ -44,6 +47,7 @@ class Outcome:
     reason: Reason | None
     packet: bytes | None = None
     marked: bool = False
+    dropped: Reason | None = None  # why there had to be a `packet` that tells of it
 
 
 @dataclass
@@ -86,11 +90,14 @@ class Oracle:
             packet = self._parse(data, ETHERNET, 4 if kind == IPV4 else 6)
             place = self._followed(packet, device) or self._asked(packet, data, device)
             self._remember(packet)
-            return self._act(packet, data, place, segment, self.world.is_netkit(device))
         except Refused as refusal:
             if refusal.reason is Reason.LINK_SCOPE and _solicits_gateway(packet, data):
                 return Outcome(REDIRECT, Reason.NEIGHBOUR_ANSWERED, None, True)
             return Outcome(SHOT, refusal.reason)
+        try:
+            return self._act(packet, data, place, segment, self.world.is_netkit(device))
+        except Refused as refusal:
+            return self._told(packet, data, place, refusal.reason, device)
 
     def from_overlay(self, data: bytes, segment: int = 0) -> Outcome:
         """A packet out of a tunnel, probes excepted."""
@@ -244,9 +251,12 @@ class Oracle:
             node = self.world.nodes.get(place)
             if node is None or not node.tunnels:
                 raise Refused(Reason.NO_PATH)
+            if packet.ttl <= 1 and packet.l3:
+                raise Refused(Reason.TTL_EXPIRED)
             if node.mtu and _size(packet, data, segment) > node.mtu:
                 raise Refused(Reason.TOO_BIG)
-            return Outcome(REDIRECT, Reason.FORWARDED_TO_NODE, data, True)
+            out = with_fitting_mss(packet, data, node.mtu)
+            return Outcome(REDIRECT, Reason.FORWARDED_TO_NODE, out, True)
         workload = self.world.workloads.get(place)
         if workload is None:
             raise Refused(Reason.NO_ROUTE)
@@ -256,9 +266,18 @@ class Oracle:
             raise Refused(Reason.TOO_BIG)
         macs = bytes.fromhex((workload.mac + ":02:6d:66:00:00:01").replace(":", ""))
         kind = b"\x08\x00" if packet.source.version == 4 else b"\x86\xdd"
-        out = macs + kind + _one_hop_less(data[packet.l3 :])
+        out = macs + kind + _one_hop_less(with_fitting_mss(packet, data, workload.mtu)[packet.l3 :])
         marked = sending or workload.delivery.name == "EGRESS"
         return Outcome(REDIRECT, Reason.FORWARDED_TO_LOCAL, out, marked)
+
+    def _told(self, packet: Packet, data: bytes, place: int, reason: Reason, device: str) -> Outcome:
+        """A workload is told why its packet goes no further, if that is not about an error in its turn."""
+        if reason not in TOLD or not may_be_told(packet):
+            return Outcome(SHOT, reason)
+        sender = self.world.workloads[self._device_place(device)]
+        home = self.world.nodes[place] if place >= FIRST_NODE else self.world.workloads[place]
+        out = complaint(packet, data, reason, home.mtu, sender.mac)
+        return Outcome(REDIRECT, TOLD[reason], out, True, reason)
 
     def _not_ip(self, kind: int, data: bytes) -> Outcome:
         if kind != ARP:

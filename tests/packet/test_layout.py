@@ -47,7 +47,10 @@ PACKED = {
             "mac": (0x07 << 40 | 2, 6),
         },
     ),
-    "node": (tables.node_value([8, 9]), {"n_paths": (2, 4), "ifindex": (9 << 32 | 8, 8)}),
+    "node": (
+        tables.node_value([8, 9], 1380),
+        {"n_paths": (2, 4), "mtu": (1380, 4), "ifindex": (9 << 32 | 8, 8)},
+    ),
     "policy_key": (
         tables.policy_key(1, 2, Direction.INGRESS, 6, 443, 16),
         {

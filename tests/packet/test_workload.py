@@ -77,9 +77,10 @@ CASES = {
     "the last hop is spent": Case([("mfp1", _udp("alpha", "guest", 53, ttl=1), Reason.TTL_EXPIRED)]),
     "no hop left at all": Case([("mfp1", _udp("alpha", "guest", 53, ttl=0), Reason.TTL_EXPIRED)]),
     "two hops are enough": Case([("mfp1", _udp("alpha", "guest", 53, ttl=2), LOCAL)]),
-    "the hop is counted where the packet is delivered": Case(
-        [("mfp1", _udp("alpha", "far", 53, ttl=1), NODE)]
+    "what would not live to be delivered enters no tunnel": Case(
+        [("mfp1", _udp("alpha", "far", 53, ttl=1), Reason.TTL_EXPIRED)]
     ),
+    "the hop is taken where the packet is delivered": Case([("mfp1", _udp("alpha", "far", 53, ttl=2), NODE)]),
     "as large as the receiver's MTU": Case(
         [("mfp1", lambda family: _sized(family, "guest", fabric.GUEST_MTU), LOCAL)]
     ),

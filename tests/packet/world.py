@@ -170,9 +170,7 @@ def packed_address(text: str) -> bytes:
 
 def _packed_node(world: World, place: int, ifindex: Mapping[str, int]) -> bytes:
     node = world.nodes[place]
-    head = bytearray(tables.node_value([ifindex[name] for name in node.tunnels]))
-    head[4:8] = tables.number(node.mtu)
-    return bytes(head)
+    return tables.node_value([ifindex[name] for name in node.tunnels], node.mtu)
 
 
 def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, bytes]]:

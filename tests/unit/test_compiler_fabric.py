@@ -141,8 +141,9 @@ def test_paths_are_listed_cheapest_first_and_only_with_a_peer(uplinks: list[list
         place = near.world.node_numbers[far.name]
         entry = near.plan.table(Table.NODES).get(number(place - FIRST_NODE))
         assert (entry is None) == (not wanted)
-        count, *found = NODE.unpack(entry) if entry else (0,)
-        assert found[:count] == wanted[:8]
+        mtu = workload_mtu(near.world)
+        count, told, *found = NODE.unpack(entry) if entry else (0, mtu)
+        assert (told, found[:count]) == (mtu, wanted[:8])
         assert [(pair.local, pair.remote) for pair in pairs(near.world, far.name)] == [
             (i, j) for _, i, j in costs
         ]

@@ -68,8 +68,8 @@ def test_a_workload_value() -> None:
 
 @given(st.lists(u32, max_size=12))
 def test_a_node_value_holds_the_first_paths(ifindexes: list[int]) -> None:
-    count, pad, *found = struct.unpack(f"=II{MAX_PATHS}I", node_value(ifindexes))
-    assert (count, pad) == (min(len(ifindexes), MAX_PATHS), 0)
+    count, mtu, *found = struct.unpack(f"=II{MAX_PATHS}I", node_value(ifindexes, 1380))
+    assert (count, mtu) == (min(len(ifindexes), MAX_PATHS), 1380)
     assert found[:count] == ifindexes[:MAX_PATHS]
     assert not any(found[count:])
 
