@@ -37,8 +37,10 @@ PRESENT = {
 
 CHOSEN = (
     "tests/kernel",
+    "tests/packet/test_complaints.py",
     "tests/packet/test_layout.py",
     "tests/packet/test_live.py",
+    "tests/packet/test_mss.py",
     "tests/packet/test_overlay.py",
     "tests/packet/test_recent.py",
     "tests/packet/test_uplink.py",
@@ -54,9 +56,13 @@ CHOSEN = (
     "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
     "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
     "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
-    "tests/lab/test_upgrade.py",
-    "tests/lab/test_impaired.py",
-    "tests/lab/test_mixed_wireguard.py",
+    "tests/lab/test_upgrade.py::test_flows_move_into_another_layout_and_nothing_is_lost",
+    "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
+    "tests/lab/test_impaired.py::TestImpairments::test_a_round_trip_is_delayed_twice_and_one_to_the_store_once",
+    "tests/lab/test_impaired.py::test_a_fabric_lives_on_an_impaired_segment[netem]",
+    "tests/lab/test_mixed_wireguard.py::test_all_reach_all",
+    "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
+    "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
 )
 """Everything that touches the kernel, and of packets and labs what passes every program once."""
 
