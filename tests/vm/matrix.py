@@ -40,6 +40,7 @@ CHOSEN = (
     "tests/packet/test_complaints.py",
     "tests/packet/test_layout.py",
     "tests/packet/test_live.py",
+    "tests/packet/test_live_errors.py",
     "tests/packet/test_mss.py",
     "tests/packet/test_overlay.py",
     "tests/packet/test_recent.py",
