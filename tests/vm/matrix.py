@@ -41,10 +41,6 @@ CHOSEN = (
     "tests/packet/test_layout.py",
     "tests/packet/test_live.py",
     "tests/packet/test_live_errors.py",
-    "tests/packet/test_mss.py",
-    "tests/packet/test_overlay.py",
-    "tests/packet/test_recent.py",
-    "tests/packet/test_uplink.py",
     "tests/lab/test_reach.py::test_everyone_pings_everyone",
     "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
     "tests/lab/test_reach.py::test_a_packet_of_the_full_mtu_passes_whole_and_a_larger_one_never_leaves",
@@ -65,7 +61,7 @@ CHOSEN = (
     "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
     "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
 )
-"""Everything that touches the kernel, and of packets and labs what passes every program once."""
+"""What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
 
 OUT = CHECKOUT / "build" / "vm"
 JUNIT = "junit.xml"
