@@ -80,7 +80,7 @@ def transfer(
     port: int = FIRST_PORT,
     connect_s: float = CONNECT_S,
 ) -> dict[str, Any]:
-    """Send `size` bytes by TCP; the receiver's line with `intact` and `mbit_s`.
+    """Send `size` bytes by TCP; the receiver's line with `intact`, and `mbit_s` as the sender saw it.
 
     Raises `TemporaryError` when there is no connection within `connect_s`.
     """
@@ -89,7 +89,7 @@ def transfer(
         with ended(Role(lab, source, "send", address, str(port), str(size), str(connect_s))) as near:
             sent, got = near.result(), far.result()
     intact = (sent["bytes"], sent["sha256"]) == (got["bytes"], got["sha256"])
-    return {**got, "intact": intact, "mbit_s": got["bytes"] * 8 / got["seconds"] / 1e6}
+    return {**got, "intact": intact, "mbit_s": sent["bytes"] * 8 / sent["seconds"] / 1e6}
 
 
 @contextlib.contextmanager

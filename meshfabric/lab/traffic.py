@@ -3,8 +3,8 @@
 Standard library only and no import of meshfabric, so that it starts quickly in
 any namespace. Every role ends with one line of JSON. `measure` is its other end.
 
-    send     TCP: connect, send SIZE bytes, tell their hash
-    receive  TCP: accept one connection, tell bytes, hash and seconds
+    send     TCP: connect, send SIZE bytes, tell their hash, and the seconds until all had arrived
+    receive  TCP: accept one connection, tell bytes and hash
     say      UDP: one numbered datagram each INTERVAL_MS until standard input ends, then a few that say "end"
     hear     UDP: tell how many came, how many did not, and the longest silence
 """
@@ -37,6 +37,7 @@ def send(host: str, port: str, size: str, connect_s: str) -> dict[str, object]:
     )
     with socket.create_connection((host, int(port)), timeout=float(connect_s)) as link:
         link.settimeout(SILENCE_S)
+        begun = time.monotonic()
         while left:
             block[:8] = struct.pack("!Q", left)
             part = memoryview(block)[: min(left, CHUNK)]
@@ -45,7 +46,8 @@ def send(host: str, port: str, size: str, connect_s: str) -> dict[str, object]:
             left -= len(part)
         link.shutdown(socket.SHUT_WR)
         link.recv(1)  # the far end closes when it has all
-    return {"bytes": int(size), "sha256": digest.hexdigest()}
+        seconds = time.monotonic() - begun
+    return {"bytes": int(size), "sha256": digest.hexdigest(), "seconds": seconds}
 
 
 def receive(host: str, port: str) -> dict[str, object]:
@@ -54,12 +56,11 @@ def receive(host: str, port: str) -> dict[str, object]:
     with _listener(host, port) as listener:
         print(BEGUN, flush=True)
         link, _ = listener.accept()
-        begun = time.monotonic()
         with link:
             while size := link.recv_into(buffer):
                 digest.update(memoryview(buffer)[:size])
                 got += size
-    return {"bytes": got, "sha256": digest.hexdigest(), "seconds": time.monotonic() - begun}
+    return {"bytes": got, "sha256": digest.hexdigest()}
 
 
 def say(host: str, port: str, interval_ms: str) -> dict[str, object]:
