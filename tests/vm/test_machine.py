@@ -90,7 +90,7 @@ def test_modules_load_by_themselves(said: Said) -> None:
         "ip link add wg9 type wireguard && ip link add d9 type dummy && tc qdisc add dev d9 root fq && lsmod"
     )
     assert said.run("sh", "-c", script) == 0, said.err.decode()
-    assert {b"wireguard", b"dummy", b"sch_fq"} <= {line.split()[0] for line in said.out.splitlines()}
+    assert {b"wireguard", b"dummy", b"sch_fq"} <= {bytes(line.split()[0]) for line in said.out.splitlines()}
 
 
 def test_a_kernel_that_dies_is_told_with_its_last_words(said: Said) -> None:
@@ -196,13 +196,13 @@ def test_a_shell_on_the_terminal() -> None:
     try:
         until_shown(terminal, b"# ")
         os.write(terminal, b"sleep 1000\n")
-        until_shown(terminal, b"sleep 1000\r\n")
+        until_shown(terminal, b"sleep 1000\r")
         os.write(terminal, b"\x03")
         until_shown(terminal, b"# ")
         os.write(
             terminal, b"pwd; echo \"<$(uname -r)>\"; .venv/bin/python -c 'import meshfabric; print(6*7)'\n"
         )
-        shown = until_shown(terminal, b"42\r\n")
+        shown = until_shown(terminal, b"42\r")
         assert str(CHECKOUT).encode() in shown
         assert f"<{find(DEFAULT).release}>".encode() in shown
         os.write(terminal, b"exit 3\n")
