@@ -10,7 +10,8 @@ from tests.lab.places import SILENCE_S, ping
 from tests.lab.policies import everywhere
 from tests.lab.store import Store
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import DEADLINE_S, active, address, listing, names, paths, told, until, wait_whole
+from tests.lab.whole import active, address, listing, names, paths, told, until, wait_whole
+from tests.patience import PATIENCE
 
 pytestmark = requires("capabilities")
 
@@ -23,8 +24,8 @@ FLOWS = (
     Flow("kube1/web", "kube2/db", 6, "tcp"),
 )
 BYSTANDERS = (Flow("vm1/guest1", "kube2/db"), Flow("metal1", "kube2", 6))
-GAP_MS = 1000 * DEADLINE_S / 6
-"""A bound for sanity, for agents that stand still for seconds; what is reached is printed."""
+GAP_MS = 1000 * PATIENCE
+"""A bound for sanity; what is reached is printed."""
 
 
 def far_ends(lab: Lab) -> list[str]:
@@ -47,7 +48,7 @@ def test_traffic_goes_on_over_the_other_uplink_and_comes_back(fabric: Lab) -> No
         print(one)
     print(f"all shown on the other after {took * 1000:.0f} ms")
     concerned = streams.datagrams[: -len(BYSTANDERS)]
-    assert all(one.outage_ms < GAP_MS for one in concerned)
+    assert all(0 < one.outage_ms < GAP_MS for one in concerned)
     assert all(not one.lost for one in streams.datagrams[-len(BYSTANDERS) :]), "the others' traffic"
     assert all(one.whole for one in streams.connections)
     with flowing(fabric, *FLOWS) as streams:
@@ -67,7 +68,7 @@ def test_the_list_of_paths_shows_it(fabric: Lab) -> None:
     until(lambda: ups(fabric, "vm1") == "1/2 up")
     until(lambda: shown(fabric, "vm1") == [("red", "up", True), ("blue", "up", False)])
     underlay.heal(fabric, CUT, "up0")
-    until(lambda: paths(fabric, CUT, "kube2")[0]["flaps"] > flaps["mfwg00"])
+    until(lambda: paths(fabric, CUT, "kube2")[0]["flaps"] == flaps["mfwg00"] + 1)
     until(lambda: go_by(fabric, "up0"))
 
 
