@@ -1,14 +1,17 @@
 """`python -m tests.vm.matrix KERNEL...`: what has to hold on every kernel, tried on each, and a summary.
 
 For each kernel a VM asks `meshfabric doctor` what there is, which must be what the
-table here says, neither less nor more; a second one runs the chosen tests. What the
-table promises is demanded of them too: a test that would be skipped for one of these
-features fails. junit.xml is left in build/vm/KERNEL.
+table here says, neither less nor more. Then the chosen tests run, each share of them
+in a VM of its own, all at once. What the table promises is demanded of them too: a
+test that would be skipped for one of these features fails. A junit.xml for each share
+is left in build/vm/KERNEL.
 """
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,7 +23,7 @@ from meshfabric.lab import tools
 from meshfabric.model.errors import MeshfabricError, PermanentError
 from tests.features import DEMAND_ENV
 from tests.vm import kernels, machine
-from tests.vm.__main__ import end_with_parent, passed_on
+from tests.vm.__main__ import NO_VM, end_with_parent
 from tests.vm.kernels import CHECKOUT
 from tests.vm.qemu import Size
 
@@ -35,40 +38,43 @@ PRESENT = {
 }
 """What each kernel has, by the doctor's names. What is not in here, it has not."""
 
-CHOSEN = (
-    "tests/kernel",
-    "tests/packet/test_complaints.py",
-    "tests/packet/test_layout.py",
-    "tests/packet/test_live.py",
-    "tests/packet/test_live_errors.py",
-    "tests/lab/test_reach.py::test_everyone_pings_everyone",
-    "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
-    "tests/lab/test_reach.py::test_a_packet_of_the_full_mtu_passes_whole_and_a_larger_one_never_leaves",
-    "tests/lab/test_policy.py::test_a_policy_that_selects_denies_what_it_does_not_allow",
-    "tests/lab/test_policy.py::test_a_revocation_cuts_the_established_connection_and_no_other",
-    "tests/lab/test_fail_closed.py::test_the_wires_carry_wireguard_and_nothing_of_the_fabric",
-    "tests/lab/test_fail_closed.py::test_what_the_node_puts_on_an_uplink_in_clear_is_dropped_and_counted",
-    "tests/lab/test_fail_closed.py::test_what_arrives_on_an_uplink_in_clear_is_dropped_and_counted",
-    "tests/lab/test_fail_closed.py::test_a_tunnels_device_that_is_gone_is_no_way_out",
-    "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
-    "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
-    "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
-    "tests/lab/test_upgrade.py::test_flows_move_into_another_layout_and_nothing_is_lost",
-    "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
-    "tests/lab/test_impaired.py::TestImpairments::test_a_round_trip_is_delayed_twice_and_one_to_the_store_once",
-    "tests/lab/test_impaired.py::test_a_fabric_lives_on_an_impaired_segment[netem]",
-    "tests/lab/test_mixed_wireguard.py::test_all_reach_all",
-    "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
-    "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
-)
+SHARES = {
+    "kernel": (
+        "tests/kernel",
+        "tests/packet/test_complaints.py",
+        "tests/packet/test_layout.py",
+        "tests/packet/test_live.py",
+        "tests/packet/test_live_errors.py",
+    ),
+    "lab": (
+        "tests/lab/test_reach.py::test_everyone_pings_everyone",
+        "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
+        "tests/lab/test_reach.py::test_a_packet_of_the_full_mtu_passes_whole_and_a_larger_one_never_leaves",
+        "tests/lab/test_policy.py::test_a_policy_that_selects_denies_what_it_does_not_allow",
+        "tests/lab/test_policy.py::test_a_revocation_cuts_the_established_connection_and_no_other",
+        "tests/lab/test_fail_closed.py::test_the_wires_carry_wireguard_and_nothing_of_the_fabric",
+        "tests/lab/test_fail_closed.py::test_what_the_node_puts_on_an_uplink_in_clear_is_dropped_and_counted",
+        "tests/lab/test_fail_closed.py::test_what_arrives_on_an_uplink_in_clear_is_dropped_and_counted",
+        "tests/lab/test_fail_closed.py::test_a_tunnels_device_that_is_gone_is_no_way_out",
+        "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
+        "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
+        "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
+        "tests/lab/test_upgrade.py::test_flows_move_into_another_layout_and_nothing_is_lost",
+        "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
+        "tests/lab/test_impaired.py::TestImpairments::test_a_round_trip_is_delayed_twice_and_one_to_the_store_once",
+        "tests/lab/test_impaired.py::test_a_fabric_lives_on_an_impaired_segment[netem]",
+        "tests/lab/test_mixed_wireguard.py::test_all_reach_all",
+        "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
+        "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
+    ),
+}
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
 
 OUT = CHECKOUT / "build" / "vm"
-JUNIT = "junit.xml"
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml=/out/{JUNIT}"]
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 TEST_TIMEOUT_S = 600
 DOCTOR = Size(timeout_s=120.0)
-TESTS = Size(timeout_s=2400.0)
+TESTS_TIMEOUT_S = 2400.0
 PATIENCE_ENV, PATIENCE = "MESHFABRIC_TEST_PATIENCE", "6"
 """Python is so much slower in there, and more when this machine is busy."""
 MINUTE_S = 60.0
@@ -102,7 +108,8 @@ def compile_here() -> None:
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", "meshfabric", "tests"], cwd=CHECKOUT, check=True
     )
-    collect = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *CHOSEN]
+    chosen = [test for share in SHARES.values() for test in share]
+    collect = [*PYTEST, "--collect-only", "-qq", *chosen]
     done = subprocess.run(collect, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PermanentError(f"the chosen tests cannot be collected:\n{done.stdout}{done.stderr}")
@@ -113,14 +120,15 @@ def outcome(kernel: str) -> Outcome:
     begun = time.monotonic()
     out = OUT / kernel
     out.mkdir(parents=True, exist_ok=True)
-    (out / JUNIT).unlink(missing_ok=True)
+    for share in SHARES:
+        _junit(out, share).unlink(missing_ok=True)
     complaints: list[str] = []
     for step in (examine, test):
         try:
             complaints += step(kernel, out)
         except MeshfabricError as error:
             complaints.append(str(error))
-    counts, skips = tally(out / JUNIT)
+    counts, skips = tally(*(_junit(out, share) for share in SHARES))
     return Outcome(kernel, complaints, counts, skips, time.monotonic() - begun)
 
 
@@ -151,23 +159,48 @@ def compare(present: set[str], wanted: frozenset[str]) -> list[str]:
 def test(kernel: str, out: Path) -> list[str]:
     """Complaints of the chosen tests."""
     _headline(kernel, "tests")
-    demanded = ",".join(sorted(PRESENT[kernel]))
-    env = {PATIENCE_ENV: PATIENCE, **passed_on(), DEMAND_ENV: demanded}
-    command = [*PYTEST, f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *CHOSEN]
-    status = machine.run(command, kernel, size=TESTS, out=out, env=env)
-    return [f"tests: exit status {status}"] if status else []
+    statuses = dict.fromkeys(SHARES, NO_VM)
+
+    def run(share: str) -> None:
+        statuses[share] = run_share(kernel, share, out)
+
+    # A thread that is stuck must not keep a program that was told to end.
+    threads = [threading.Thread(target=run, args=(share,), daemon=True) for share in SHARES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [f"{share} tests: exit status {status}" for share, status in statuses.items() if status]
 
 
-def tally(junit: Path) -> tuple[Counter[str], Counter[str]]:
+def run_share(kernel: str, share: str, out: Path) -> int:
+    """A share of the tests in a VM, told of line by line; its exit status."""
+    report = f"--junitxml=/out/{_junit(out, share).name}"
+    tests = [*PYTEST, report, f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *SHARES[share]]
+    vm = ["--kernel", kernel, "--timeout", str(TESTS_TIMEOUT_S), "--out", str(out)]
+    env = {PATIENCE_ENV: PATIENCE, **os.environ, DEMAND_ENV: ",".join(sorted(PRESENT[kernel]))}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.vm", *vm, "--", *tests],
+        cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            print(f"{share:8}{line}", end="", flush=True)
+    return process.returncode
+
+
+def _junit(out: Path, share: str) -> Path:
+    return out / f"junit-{share}.xml"
+
+
+def tally(*reports: Path) -> tuple[Counter[str], Counter[str]]:
     """Tests by outcome, and skipped ones by reason; nothing where no test has ended."""
     counts: Counter[str] = Counter()
     skips: Counter[str] = Counter()
-    if not junit.exists():
-        return counts, skips
-    for case in ElementTree.parse(junit).iter("testcase"):
-        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        counts[kinds[0] if kinds else "passed"] += 1
-        skips.update(child.get("message", "") for child in case if child.tag == "skipped")
+    for report in filter(Path.exists, reports):
+        for case in ElementTree.parse(report).iter("testcase"):
+            kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+            counts[kinds[0] if kinds else "passed"] += 1
+            skips.update(child.get("message", "") for child in case if child.tag == "skipped")
     return counts, skips
 
 
