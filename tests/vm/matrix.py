@@ -71,7 +71,7 @@ SHARES = {
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
 
 OUT = CHECKOUT / "build" / "vm"
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.vm.told"]
 TEST_TIMEOUT_S = 600
 DOCTOR = Size(timeout_s=120.0)
 TESTS_TIMEOUT_S = 2400.0

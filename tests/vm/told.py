@@ -1,0 +1,16 @@
+"""A pytest plugin (`-p tests.vm.told`): each failure is told when it happens.
+
+A VM whose time is up takes with it what pytest keeps for the end.
+"""
+
+import sys
+
+import pytest
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say what failed and how."""
+    if report.failed:
+        sys.stderr.write(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s)\n")
+        sys.stderr.write(f"{report.longreprtext}\n{report.capstderr}\n{report.caplog}\n")
+        sys.stderr.flush()
