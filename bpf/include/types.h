@@ -5,8 +5,8 @@
  * the two against each other through BTF.
  *
  * A *place* says where an address lives: 0 nowhere, 1 .. FIRST_NODE-1 a workload
- * of this node, FIRST_NODE .. PLACES-1 another node. Numbers are local to a node
- * and pinned over restarts.
+ * of this node, FIRST_NODE .. WORLD-1 another node, WORLD outside of the fabric.
+ * Numbers are local to a node and pinned over restarts.
  *
  *      address --addresses--> identity, place --+-- workload: workloads[place]
  *                                               +-- node:     nodes[place - FIRST_NODE]
@@ -21,7 +21,8 @@
 enum sizes {
 	FIRST_NODE = 4096, /* places below are workloads of this node */
 	PLACES = 8192,
-	MAX_NODES = PLACES - FIRST_NODE,
+	WORLD = PLACES - 1, /* the place of all that is not of the fabric */
+	MAX_NODES = WORLD - FIRST_NODE,
 	MAX_PATHS = 8, /* tunnels to one node */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_SLOTS = 8, /* uplinks of a node */
@@ -90,9 +91,9 @@ struct path {
 };
 
 /* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the
- * exact peer and for ANY_PEER the higher precedence wins, and on a tie the denial. */
+ * exact peer and for anyone (ANY_PEER or ANY_WORLD, by where the peer is) the higher precedence wins, and on a tie the denial. */
 enum direction { EGRESS = 0, INGRESS = 1 };
-enum peer { ANY_PEER = 0 };
+enum peer { ANY_PEER = 0, ANY_WORLD = 1 }; /* anyone in the fabric, anyone outside */
 enum verdict { DENY = 0, ALLOW = 1 };
 
 struct policy_key {

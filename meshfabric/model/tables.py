@@ -13,6 +13,7 @@ from meshfabric.model.addresses import Prefix, mask_of
 
 FIRST_NODE = 4096
 PLACES = 8192
+WORLD = PLACES - 1
 MAX_PATHS = 8
 MAX_PREFIXES = 8
 NOWHERE = 0
