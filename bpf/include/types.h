@@ -25,6 +25,7 @@ enum sizes {
 	MAX_NODES = WORLD - FIRST_NODE,
 	MAX_PATHS = 8, /* tunnels to one node */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
+	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
 	RECENT_FLOWS = 262144, /* a power of two */
 };
@@ -132,7 +133,17 @@ struct flow {
 	__u8 replied;
 	__u8 closing; /* FIN or RST was seen */
 	__u8 service_class;
-	__u32 pad;
+	__be16 nat_port; /* with nat_addr what the world sees in place of the workload's end, 0: nothing does yet */
+	__u16 pad;
+	struct addr nat_addr;
+};
+
+/* A translation, the other way round: found by the flow's key as the world has it. */
+struct nat {
+	struct flow_key flow; /* as the workload has it */
+	__u8 inside; /* which of its ends is the workload's */
+	__u8 pad[3];
+	__u32 taken; /* over, by somebody who found the flow dead */
 };
 
 /* What a packet of an answered flow needs, in one cache line. `check` ties it together: what two CPUs
@@ -159,10 +170,16 @@ struct fabric {
 	__u32 n_prefixes;
 	__u32 self; /* place of this node's host workload */
 	struct prefix prefix[MAX_PREFIXES];
+	__u32 n_exposed;
+	__u32 pad;
+	struct prefix
+		exposed[MAX_EXPOSED]; /* their addresses go to the world, and come from it, as they are */
 };
 
 struct uplink {
 	__u32 ifindex; /* 0: no such slot */
+	__u32 pad;
+	struct addr address[2]; /* IPv4 and IPv6; all zero: none */
 };
 
 struct fragment_key {

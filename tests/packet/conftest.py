@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from meshfabric.kernel import attach
+from tests.packet import outside
 from tests.packet.arena import Arena, arena, build
 from tests.packet.node import Node, kinds
 from tests.packet.rig import SIZES, Rig, Scene
@@ -26,8 +27,10 @@ def place() -> Iterator[Arena]:
 @pytest.fixture(scope="session")
 def rig(place: Arena) -> Iterator[Rig]:
     """The loaded programs."""
-    with place.load(SIZES) as datapath:
-        yield Rig(place, datapath)
+    with place.load(SIZES, outside.SETTINGS) as datapath:
+        made = Rig(place, datapath)
+        outside.settle(place)
+        yield made
 
 
 @pytest.fixture
