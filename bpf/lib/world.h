@@ -151,6 +151,8 @@ static __noinline int translate(struct __sk_buff *skb, const struct packet *p, s
 {
 	struct move *move = &crossing->move;
 
+	if (!world_ports) /* any more */
+		return NO_ROUTE;
 	if (p->role == REPORTS)
 		return translate_error(skb, p, move);
 	if (is_none(&crossing->out.source))
@@ -187,11 +189,15 @@ static __always_inline int send_out(struct __sk_buff *skb, const struct packet *
 	return bpf_redirect_neigh(out->ifindex, &out->next, sizeof(out->next), 0);
 }
 
-static __always_inline bool is_bare(const struct packet *p)
+/* Does it leave as it is? A flow that has a guise keeps it. */
+static __noinline bool is_bare(const struct packet *p)
 {
 	struct addr source = addr_of(p, source_end(p));
 
-	return is_exposed(&source);
+	if (!is_exposed(&source))
+		return false;
+	struct flow *flow = find_flow(p);
+	return !world_ports || !flow || !flow->nat_port;
 }
 
 /* Not static, so that the verifier looks at it once, and not in every state that its callers are in. */

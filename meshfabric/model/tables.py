@@ -158,7 +158,7 @@ def policy_value(precedence: int, verdict: Verdict) -> bytes:
 
 
 def fabric_value(self_place: int, prefixes: list[Prefix], exposed: Sequence[Prefix] = ()) -> bytes:
-    """The one value of `fabric`; at most MAX_PREFIXES prefixes, MAX_EXPOSED of which or in which are exposed."""
+    """The one value of `fabric`; at most MAX_PREFIXES prefixes and, within them, MAX_EXPOSED."""
     head = FABRIC_HEAD.pack(len(prefixes), self_place) + _packed_prefixes(prefixes, MAX_PREFIXES)
     return head + FABRIC_COUNT.pack(len(exposed)) + _packed_prefixes(exposed, MAX_EXPOSED)
 

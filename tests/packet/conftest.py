@@ -11,7 +11,7 @@ from tests.packet import outside
 from tests.packet.arena import Arena, arena, build
 from tests.packet.node import Node, kinds
 from tests.packet.rig import SIZES, Rig, Scene
-from tests.packet.world import standard
+from tests.packet.world import World, standard
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,14 @@ def rig(place: Arena) -> Iterator[Rig]:
 def scene(rig: Rig) -> Scene:
     """The standard world, with no flow yet."""
     return Scene(rig, standard())
+
+
+@pytest.fixture
+def abroad(rig: Rig) -> World:
+    """The standard world, open to what is outside of it, with no flow yet."""
+    made = outside.open_to_world(standard())
+    rig.reset(made)
+    return made
 
 
 @pytest.fixture(scope="module", params=kinds())

@@ -1,8 +1,8 @@
 """What is outside of the fabric: two uplinks, what lies behind them, and the world's entries in the maps.
 
-    alpha --mfp1--+                +-- up0 198.18.0.1, 2001:db8:1::1 --> routers --> all the rest of the world
+    alpha --mfp1--+                +-- up0 198.18.0.1, 2001:db8:1::1 --> all the rest of the world
                   +-- this node ---+
-    guest --mfp3--+                +-- up1 198.18.1.1, 2001:db8:2::1 --> routers --> 203.0.113.0/24, 2001:db8:9::/48
+    guest --mfp3--+                +-- up1 198.18.1.1, 2001:db8:2::1 --> 203.0.113.0/24, 2001:db8:9::/48
 
 alpha may speak to all of the world but to `banned`, guest to nobody there; the world may speak to guest
 (where that is exposed), on one port.
