@@ -86,7 +86,7 @@ static __always_inline __u32 home_of(const struct flow *flow, const struct packe
 static __noinline int take_error(struct __sk_buff *skb, struct packet *p, struct move *move)
 {
 	__u32 l3 = p->transport + sizeof(struct icmp_head), home;
-	struct packet quoted;
+	struct packet quoted = {};
 
 	if (parse_at(skb, l3, p->version, true, &quoted))
 		return TC_ACT_UNSPEC;
@@ -125,7 +125,7 @@ __noinline int from_world(struct __sk_buff *skb)
 /* An error may come from anyone on the way, and is for whom it quotes. */
 static __noinline int quoted_home(struct __sk_buff *skb, const struct packet *p)
 {
-	struct packet quoted;
+	struct packet quoted = {};
 
 	if (parse_at(skb, p->transport + sizeof(struct icmp_head), p->version, true, &quoted))
 		return 0;

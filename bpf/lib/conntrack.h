@@ -167,7 +167,7 @@ static __always_inline bool same_ends(const struct flow_key *a, const struct flo
  * REQ-4). */
 static __noinline bool quotes_flow(struct __sk_buff *skb, const struct packet *p)
 {
-	struct packet quoted;
+	struct packet quoted = {};
 
 	if (parse_at(skb, p->transport + sizeof(struct icmp_head), p->version, true, &quoted) ||
 	    quoted.swapped == p->swapped || !same_ends(&quoted.key, &p->key))

@@ -127,7 +127,7 @@ static __always_inline bool is_none(const struct addr *a)
 static __noinline int translate_error(struct __sk_buff *skb, const struct packet *p, struct move *move)
 {
 	__u32 l3 = p->transport + sizeof(struct icmp_head);
-	struct packet quoted;
+	struct packet quoted = {};
 
 	if (parse_at(skb, l3, p->version, true, &quoted) || quoted.role == REPORTS)
 		return UNSUPPORTED;

@@ -1,6 +1,6 @@
 """Exposed addresses: seen by the world as they are, in both directions, and by policy; others never."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -218,7 +218,7 @@ def test_what_cannot_be_translated_passes_as_it_is(rig: Rig, exposed: World, fam
 
 
 @pytest.fixture(scope="module")
-def off(place: Arena) -> Rig:
+def off(place: Arena) -> Iterator[Rig]:
     """Programs that translate nothing: what they do as they come. (`place` has built them.)"""
     with arena() as other, other.load(SIZES) as datapath:
         made = Rig(other, datapath)

@@ -201,11 +201,11 @@ def _syn(source: str, destination: str, family: int, mss: int, ttl: int = 64, **
 @FAMILIES
 def test_both_ends_ask_for_segments_that_the_workload_can_take(rig: Rig, abroad: World, family: int) -> None:
     most = POD_MTU - (40 if family == V4 else 60)
-    asked = {"dport": 443, "flags": "S"}
+    asked: dict[str, Any] = {"dport": 443, "flags": "S"}
     run = leave(rig, _syn("alpha", REMOTE[family], family, 8960, sport=FROM_PORT, **asked))
     guise = guise_of(run)
     assert run.packet[LINK:] == _syn(NODE[family], REMOTE[family], family, most, 63, sport=guise, **asked)
-    answered = {"sport": 443, "flags": "SA"}
+    answered: dict[str, Any] = {"sport": 443, "flags": "SA"}
     back = arrive(rig, _syn(REMOTE[family], NODE[family], family, 1460, dport=guise, **answered))
     assert delivered(back) == _syn(REMOTE[family], "alpha", family, most, 63, dport=FROM_PORT, **answered)
 
