@@ -17,6 +17,7 @@ struct layout {
 	struct policy_value policy_value;
 	struct flow_key flow_key;
 	struct flow flow;
+	struct nat nat;
 	struct recent recent;
 	struct prefix prefix;
 	struct fabric fabric;

@@ -16,7 +16,7 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 	__u32 from = place_of(p, source_end(p)), to = place_of(p, destination_end(p));
 	struct end source, destination;
 
-	if (!find_end(p, source_end(p), from, &source) || source.place < FIRST_NODE)
+	if (!find_end(p, source_end(p), from, &source) || !is_node(source.place))
 		return -SPOOFED_SOURCE;
 	if (!find_end(p, destination_end(p), to, &destination) || !destination.place ||
 	    destination.place >= FIRST_NODE)
@@ -28,7 +28,7 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 /* From another node to this one? */
 static __always_inline bool is_sender(const struct __sk_buff *skb, const struct trip *trip)
 {
-	return trip->from >= FIRST_NODE && trip->to < FIRST_NODE;
+	return is_node(trip->from) && trip->to < FIRST_NODE;
 }
 
 SEC("tc")

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * To and from the wire. Nothing is forwarded here; two things must not pass:
- * fabric addresses in clear, in either direction and whoever sent them, and
- * WireGuard packets on an uplink that is not theirs. All else is none of our
- * business and goes on to others' programs. Every encrypted packet comes by, so
- * only the addresses and one port are looked at.
+ * To and from the wire. Nothing is forwarded in clear within the fabric; two things
+ * must not pass: fabric addresses, in either direction and whoever sent them, and
+ * WireGuard packets on an uplink that is not theirs. What workloads speak with the
+ * world passes: under the node's address (answers are taken in here), or under an
+ * exposed one. All else is none of our business and goes on to others' programs.
+ * Every encrypted packet comes by, so only the addresses and one port are looked at.
  */
-#include "parse.h"
-#include "verdict.h"
+#include "answer.h"
 
 enum slots { PORTS_OF_A_SLOT = 8, WG_PORTS = MAX_SLOTS * PORTS_OF_A_SLOT };
 
@@ -17,6 +17,7 @@ struct outer {
 	struct addr destination;
 	__u32 l3;
 	__u32 version;
+	__u8 protocol; /* the one named in the IP header */
 };
 
 struct vlan_tag {
@@ -47,6 +48,7 @@ static __always_inline bool read4(struct __sk_buff *skb, __u32 l3, struct outer 
 	o->source.half[1] = mapped_half(ip->saddr);
 	o->destination.half[0] = 0;
 	o->destination.half[1] = mapped_half(ip->daddr);
+	o->protocol = ip->protocol;
 	return true;
 }
 
@@ -57,6 +59,7 @@ static __always_inline bool read6(struct __sk_buff *skb, __u32 l3, struct outer 
 		return false;
 	__builtin_memcpy(&o->source, &ip->saddr, sizeof(o->source));
 	__builtin_memcpy(&o->destination, &ip->daddr, sizeof(o->destination));
+	o->protocol = ip->nexthdr;
 	return true;
 }
 
@@ -79,10 +82,16 @@ static __always_inline bool read_outer(struct __sk_buff *skb, struct outer *o)
 	return protocol == bpf_htons(ETH_P_IPV6) && read6(skb, o->l3, o);
 }
 
-static __always_inline bool lies_in(const struct addr *a, const struct prefix *prefix)
+static __always_inline bool is_fabric(const struct addr *a)
 {
-	return (a->half[1] & prefix->mask.half[1]) == prefix->net.half[1] &&
-	       (a->half[0] & prefix->mask.half[0]) == prefix->net.half[0];
+	__u32 only = 0;
+	struct fabric *f = bpf_map_lookup_elem(&fabric, &only);
+
+	for (__u32 i = 0; f && i < MAX_PREFIXES && i < f->n_prefixes; i++) {
+		if (lies_in(a, &f->prefix[i]))
+			return true;
+	}
+	return false;
 }
 
 static __always_inline bool is_clear(const struct outer *o)
@@ -97,25 +106,27 @@ static __always_inline bool is_clear(const struct outer *o)
 	return false;
 }
 
-/* Where the UDP header of a whole packet or first fragment starts, or 0. */
-static __always_inline __u32 udp_at(struct __sk_buff *skb, const struct outer *o)
+static __always_inline bool has_ports(const struct outer *o)
+{
+	return o->protocol == IPPROTO_UDP || o->protocol == IPPROTO_TCP;
+}
+
+/* Where the ports of a whole packet or first fragment are, or 0. */
+static __always_inline __u32 ports_at(struct __sk_buff *skb, const struct outer *o)
 {
 	const struct iphdr *v4 = start_of(skb) + o->l3;
-	const struct ipv6hdr *v6 = (void *)v4;
 
-	if (o->version == 6) {
-		if ((void *)(v6 + 1) > end_of(skb) || v6->nexthdr != IPPROTO_UDP)
-			return 0;
-		return o->l3 + sizeof(*v6);
-	}
-	if ((void *)(v4 + 1) > end_of(skb) || v4->protocol != IPPROTO_UDP ||
-	    v4->frag_off & bpf_htons(OFFSET_MASK))
+	if (!has_ports(o))
+		return 0;
+	if (o->version == 6)
+		return o->l3 + sizeof(struct ipv6hdr);
+	if ((void *)(v4 + 1) > end_of(skb) || v4->frag_off & bpf_htons(OFFSET_MASK))
 		return 0;
 	return o->l3 + v4->ihl * 4;
 }
 
 /* In place where it is, which is nearly always. */
-static __always_inline __u16 udp_destination(struct __sk_buff *skb, __u32 at)
+static __always_inline __u16 destination_port(struct __sk_buff *skb, __u32 at)
 {
 	const struct udphdr *in_place = start_of(skb) + at;
 	struct udphdr copied;
@@ -126,18 +137,51 @@ static __always_inline __u16 udp_destination(struct __sk_buff *skb, __u32 at)
 }
 
 /* The local slot is in the port: wg_port_base + 8 * local + remote. */
-static __always_inline bool is_wrong_uplink(struct __sk_buff *skb, const struct outer *o)
+static __always_inline bool is_wrong_uplink(struct __sk_buff *skb, __u32 offset)
 {
-	__u32 at = udp_at(skb, o);
-
-	if (!at)
-		return false;
-	__u32 offset = udp_destination(skb, at) - wg_port_base;
-	if (offset >= WG_PORTS)
-		return false;
 	__u32 slot = offset / PORTS_OF_A_SLOT;
 	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &slot);
+
 	return !uplink || uplink->ifindex != skb->ifindex;
+}
+
+/* Could it be for a guise, as far as can be told without its ports? */
+static __always_inline bool may_answer(const struct outer *o)
+{
+	return is_icmp(o->protocol) || has_ports(o) || (o->version == 6 && is_extension(o->protocol));
+}
+
+static __always_inline int take_clear(struct __sk_buff *skb, const struct outer *o)
+{
+	if (skb->vlan_present || o->l3 != ETH_HLEN || is_fabric(&o->source) || !is_exposed(&o->destination))
+		return drop(skb, CLEAR_INGRESS);
+	return from_world_bare(skb);
+}
+
+/* What these programs sent, and to the world. */
+static __always_inline bool leaves_exposed(struct __sk_buff *skb, const struct outer *o)
+{
+	return is_exposed(&o->source) && !is_fabric(&o->destination) && take_mark(skb);
+}
+
+/* May it have come the way that it came? */
+static __always_inline bool is_sender(const struct __sk_buff *skb, const struct trip *trip)
+{
+	return trip->from == WORLD && trip->to < FIRST_NODE;
+}
+
+static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 to = place_of(p, destination_end(p));
+	struct end source, destination;
+
+	if (is_martian(p) || !find_end(p, source_end(p), WORLD, &source) || source.place != WORLD)
+		return -SPOOFED_SOURCE;
+	if (!find_end(p, destination_end(p), to, &destination) || !destination.place ||
+	    destination.place >= FIRST_NODE)
+		return -NOT_OURS;
+	int reason = admit_by_policy(p, &source, &destination);
+	return reason ? -reason : (int)destination.place;
 }
 
 SEC("tc")
@@ -145,9 +189,9 @@ int to_uplink(struct __sk_buff *skb)
 {
 	struct outer o;
 
-	if (!read_outer(skb, &o))
+	if (!read_outer(skb, &o) || !is_clear(&o))
 		return TC_ACT_UNSPEC;
-	return is_clear(&o) ? drop(skb, CLEAR_EGRESS) : TC_ACT_UNSPEC;
+	return leaves_exposed(skb, &o) ? TC_ACT_UNSPEC : drop(skb, CLEAR_EGRESS);
 }
 
 SEC("tc")
@@ -158,8 +202,19 @@ int from_uplink(struct __sk_buff *skb)
 	if (!read_outer(skb, &o))
 		return TC_ACT_UNSPEC;
 	if (is_clear(&o))
-		return drop(skb, CLEAR_INGRESS);
-	return is_wrong_uplink(skb, &o) ? drop(skb, WRONG_UPLINK) : TC_ACT_UNSPEC;
+		return take_clear(skb, &o);
+	__u32 at = ports_at(skb, &o);
+	if (at) {
+		__u32 port = destination_port(skb, at);
+		if (port - wg_port_base < WG_PORTS && o.protocol == IPPROTO_UDP)
+			return is_wrong_uplink(skb, port - wg_port_base) ? drop(skb, WRONG_UPLINK)
+									 : TC_ACT_UNSPEC;
+		if (port - world_port_base >= world_ports)
+			return TC_ACT_UNSPEC;
+	} else if (!world_ports || !may_answer(&o)) {
+		return TC_ACT_UNSPEC;
+	}
+	return skb->vlan_present || o.l3 != ETH_HLEN ? TC_ACT_UNSPEC : from_world(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

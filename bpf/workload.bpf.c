@@ -14,6 +14,7 @@
 #include "neighbour.h"
 #include "probe.h"
 #include "way.h"
+#include "world.h"
 
 enum { NO_DEVICE = 0 }; /* no ifindex is */
 
@@ -34,7 +35,9 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 	__u32 place = place_of(p, destination_end(p));
 	if (!find_end(p, destination_end(p), place, &destination) || !destination.place)
 		return -NO_ROUTE;
-	int reason = admit(skb, p, &source, &destination);
+	int reason = destination.place == WORLD ? refused_by_world(p) : 0;
+	if (!reason)
+		reason = admit(skb, p, &source, &destination);
 	return reason ? -reason : (int)destination.place;
 }
 
@@ -57,7 +60,9 @@ static __always_inline int leave_workload(struct __sk_buff *skb, enum moment mom
 	if (place < 0)
 		return place == -LINK_SCOPE ? on_link(skb, &p) : drop(skb, -place);
 	note_first_fragment(&p);
-	return place < FIRST_NODE ? to_local(skb, &p, ETH_HLEN, place, moment) : to_node(skb, &p, place);
+	if (place < FIRST_NODE)
+		return to_local(skb, &p, ETH_HLEN, place, moment);
+	return place == WORLD ? leave(skb, &p) : to_node(skb, &p, place);
 }
 
 SEC("tc")

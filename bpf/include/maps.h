@@ -10,6 +10,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "types.h"
+#include "crossing.h"
 #include "reason.h"
 
 #define BY_DATAPATH __attribute__((btf_decl_tag("written by the datapath"))) /* while entries move, too */
@@ -89,6 +90,22 @@ struct {
 	__uint(max_entries, 131072);
 } flows SEC(".maps") BY_DATAPATH;
 
+/* Whose is an answer from the world? Of flows without one yet, by the key that it has there. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct nat);
+	__uint(max_entries, 65536);
+} new_nat SEC(".maps") BY_DATAPATH;
+
+/* The same of flows with two-way traffic. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct nat);
+	__uint(max_entries, 131072);
+} nat SEC(".maps") BY_DATAPATH;
+
 /* Answered flows of the last second, each at the one place that its key is hashed to: a packet reads
  * one cache line instead of the four that a hash map takes. Only ever a copy, so all of it may be lost.
  * Datapath writes. (To be mapped into memory an array starts on a page, thus on a cache line.) */
@@ -124,6 +141,14 @@ struct {
 	__uint(max_entries, 1);
 } quotes SEC(".maps") A_COPY;
 
+/* Where a packet to or from the world is worked on. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct crossing);
+	__uint(max_entries, 1);
+} crossings SEC(".maps") A_COPY;
+
 /* Agent writes; read for every packet on an uplink. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -132,7 +157,7 @@ struct {
 	__uint(max_entries, 1);
 } fabric SEC(".maps");
 
-/* The uplink devices by slot. Agent writes; read for every WireGuard packet that arrives. */
+/* The uplink devices by slot. Agent writes; read for every WireGuard packet that arrives, and to the world. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);

@@ -33,6 +33,11 @@ enum plain_header {
 	WHOLE_4 = 0xbfff, /* all of frag_off but "do not fragment": zero unless it is a fragment */
 };
 
+static __always_inline bool is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
 /* What a packet may do about flows. */
 enum role {
 	OPENS = 0, /* starts a flow when there is none */
@@ -148,16 +153,23 @@ static __always_inline bool is_above(const struct addr *a, const struct addr *b)
 	return bpf_be64_to_cpu(a->half[1]) > bpf_be64_to_cpu(b->half[1]);
 }
 
-static __always_inline void set_key6(struct packet *p, const struct addr *source,
-				     const struct addr *destination, __u32 ports, __u8 protocol)
+/* The key of a packet between the two; true if it has its destination first. */
+static __always_inline bool order_ends(struct flow_key *key, const struct addr *source,
+				       const struct addr *destination, __u32 ports, __u8 protocol)
 {
 	struct addr from = *source, to = *destination;
 	bool swapped = same_addr(&from, &to) ? ports_swapped(ports) : is_above(&from, &to);
 
-	p->key.addr[0] = swapped ? to : from;
-	p->key.addr[1] = swapped ? from : to;
-	set_ports(&p->key, swapped, ports, protocol);
-	p->swapped = swapped;
+	key->addr[0] = swapped ? to : from;
+	key->addr[1] = swapped ? from : to;
+	set_ports(key, swapped, ports, protocol);
+	return swapped;
+}
+
+static __always_inline void set_key6(struct packet *p, const struct addr *source,
+				     const struct addr *destination, __u32 ports, __u8 protocol)
+{
+	p->swapped = order_ends(&p->key, source, destination, ports, protocol);
 }
 
 static __always_inline __u32 transport_minimum(__u8 protocol)

@@ -261,16 +261,17 @@ static __noinline int parse_transport(struct __sk_buff *skb, struct cursor *c, s
 	return 0;
 }
 
-/* Parses at `l3` where `version` is expected (0: whatever the first bits say). */
-static __noinline int parse_at(struct __sk_buff *skb, __u32 l3, __u32 version, bool quoted, struct packet *p)
+/* Parses at `l3` where `version` is expected (0: whatever the first bits say). Not static, so that the verifier
+ * walks through it once, and not in every state that its callers are in; for Linux 6.1 they have to have zeroed
+ * what they hand over. */
+__noinline int parse_at(struct __sk_buff *skb, __u32 l3, __u32 version, bool quoted, struct packet *p)
 {
 	struct cursor c = {.at = l3, .quoted = quoted};
 	__u32 ports = 0;
 	__u8 first;
 	int reason;
 
-	__builtin_memset(p, 0, sizeof(*p));
-	if (bpf_skb_load_bytes(skb, l3, &first, sizeof(first)))
+	if (!p || bpf_skb_load_bytes(skb, l3, &first, sizeof(first)))
 		return MALFORMED;
 	if (!version)
 		version = first >> 4;
@@ -292,6 +293,7 @@ static __noinline int parse_at(struct __sk_buff *skb, __u32 l3, __u32 version, b
 static __always_inline int parse_odd(struct __sk_buff *skb, __u32 l3, __u32 version, struct packet *p)
 {
 	bpf_skb_pull_data(skb, skb->len < HEADERS_WRITTEN ? skb->len : HEADERS_WRITTEN);
+	__builtin_memset(p, 0, sizeof(*p));
 	return parse_at(skb, l3, version, false, p);
 }
 

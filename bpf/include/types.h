@@ -5,8 +5,8 @@
  * the two against each other through BTF.
  *
  * A *place* says where an address lives: 0 nowhere, 1 .. FIRST_NODE-1 a workload
- * of this node, FIRST_NODE .. PLACES-1 another node. Numbers are local to a node
- * and pinned over restarts.
+ * of this node, FIRST_NODE .. WORLD-1 another node, WORLD outside of the fabric.
+ * Numbers are local to a node and pinned over restarts.
  *
  *      address --addresses--> identity, place --+-- workload: workloads[place]
  *                                               +-- node:     nodes[place - FIRST_NODE]
@@ -21,9 +21,11 @@
 enum sizes {
 	FIRST_NODE = 4096, /* places below are workloads of this node */
 	PLACES = 8192,
-	MAX_NODES = PLACES - FIRST_NODE,
+	WORLD = PLACES - 1, /* the place of all that is not of the fabric */
+	MAX_NODES = WORLD - FIRST_NODE,
 	MAX_PATHS = 8, /* tunnels to one node */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
+	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
 	RECENT_FLOWS = 262144, /* a power of two */
 };
@@ -90,9 +92,9 @@ struct path {
 };
 
 /* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the
- * exact peer and for ANY_PEER the higher precedence wins, and on a tie the denial. */
+ * exact peer and for anyone (ANY_PEER or ANY_WORLD, by where the peer is) the higher precedence wins, and on a tie the denial. */
 enum direction { EGRESS = 0, INGRESS = 1 };
-enum peer { ANY_PEER = 0 };
+enum peer { ANY_PEER = 0, ANY_WORLD = 1 }; /* anyone in the fabric, anyone outside */
 enum verdict { DENY = 0, ALLOW = 1 };
 
 struct policy_key {
@@ -131,7 +133,17 @@ struct flow {
 	__u8 replied;
 	__u8 closing; /* FIN or RST was seen */
 	__u8 service_class;
-	__u32 pad;
+	__be16 nat_port; /* with nat_addr what the world sees in place of the workload's end, 0: nothing does yet */
+	__u16 pad;
+	struct addr nat_addr;
+};
+
+/* A translation, the other way round: found by the flow's key as the world has it. */
+struct nat {
+	struct flow_key flow; /* as the workload has it */
+	__u8 inside; /* which of its ends is the workload's */
+	__u8 pad[3];
+	__u32 taken; /* over, by somebody who found the flow dead */
 };
 
 /* What a packet of an answered flow needs, in one cache line. `check` ties it together: what two CPUs
@@ -158,10 +170,16 @@ struct fabric {
 	__u32 n_prefixes;
 	__u32 self; /* place of this node's host workload */
 	struct prefix prefix[MAX_PREFIXES];
+	__u32 n_exposed;
+	__u32 pad;
+	struct prefix
+		exposed[MAX_EXPOSED]; /* their addresses go to the world, and come from it, as they are */
 };
 
 struct uplink {
 	__u32 ifindex; /* 0: no such slot */
+	__u32 pad;
+	struct addr address[2]; /* IPv4 and IPv6; all zero: none */
 };
 
 struct fragment_key {

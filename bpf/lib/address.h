@@ -72,6 +72,18 @@ static __noinline bool find_end(const struct packet *p, __u32 which, __u32 expec
 	return true;
 }
 
+/* Another node's? */
+static __always_inline bool is_node(__u32 place)
+{
+	return place - FIRST_NODE < MAX_NODES;
+}
+
+static __always_inline bool lies_in(const struct addr *a, const struct prefix *prefix)
+{
+	return (a->half[1] & prefix->mask.half[1]) == prefix->net.half[1] &&
+	       (a->half[0] & prefix->mask.half[0]) == prefix->net.half[0];
+}
+
 static __always_inline bool is_link_scope4(__be32 address)
 {
 	__u32 a = bpf_ntohl(address);
@@ -82,6 +94,23 @@ static __always_inline bool is_link_scope4(__be32 address)
 static __always_inline bool is_link_scope6(const struct addr *a)
 {
 	return a->byte[0] == 0xff || (a->byte[0] == 0xfe && a->byte[1] >> 6 == 2); /* ff00::/8, fe80::/10 */
+}
+
+static __always_inline bool is_no_source4(__be32 address)
+{
+	__u32 a = bpf_ntohl(address);
+
+	return a >> 24 == 0 || a >> 24 == 127 || a >> 28 == 0xf; /* 0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4 */
+}
+
+/* From where nobody can be answered (RFC 1812, 5.3.7; RFC 4291, 2.5.2 and 2.5.3). */
+static __always_inline bool is_martian(const struct packet *p)
+{
+	struct addr source = addr_of(p, source_end(p));
+
+	if (is_v4(&source))
+		return is_link_scope4(source.word[3]) || is_no_source4(source.word[3]);
+	return is_link_scope6(&source) || (!source.half[0] && !source.word[2]); /* ::/96: none, loopback */
 }
 
 /* For this link or for nobody: multicast (RFC 5771; RFC 4291, 2.7), link-local (RFC 3927; RFC 4291,

@@ -31,11 +31,16 @@ struct trip {
 	__u32 to;
 };
 
+static __always_inline struct flow *flow_of(const struct flow_key *key)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, key);
+
+	return flow ? flow : bpf_map_lookup_elem(&new_flows, key);
+}
+
 static __always_inline struct flow *find_flow(const struct packet *p)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, &p->key);
-
-	return flow ? flow : bpf_map_lookup_elem(&new_flows, &p->key);
+	return flow_of(&p->key);
 }
 
 /* Indices into a flow's ends: who sent this packet, and does it go against the first one? */
@@ -71,11 +76,16 @@ static __always_inline bool begins_anew(const struct flow *flow, const struct pa
 	return flow->closing && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-static __always_inline bool is_alive(const struct flow *flow, const struct packet *p)
+static __always_inline bool is_over(const struct flow *flow, __u8 protocol)
 {
 	__s64 idle_ns = bpf_ktime_get_coarse_ns() - flow->seen_ns;
 
-	return idle_ns <= lifetime_ns(flow, p->key.protocol) && !begins_anew(flow, p);
+	return idle_ns > lifetime_ns(flow, protocol);
+}
+
+static __always_inline bool is_alive(const struct flow *flow, const struct packet *p)
+{
+	return !is_over(flow, p->key.protocol) && !begins_anew(flow, p);
 }
 
 /* Note the packet in its flow, or false when that is over. Shared cache lines are written only if
@@ -157,7 +167,7 @@ static __always_inline bool same_ends(const struct flow_key *a, const struct flo
  * REQ-4). */
 static __noinline bool quotes_flow(struct __sk_buff *skb, const struct packet *p)
 {
-	struct packet quoted;
+	struct packet quoted = {};
 
 	if (parse_at(skb, p->transport + sizeof(struct icmp_head), p->version, true, &quoted) ||
 	    quoted.swapped == p->swapped || !same_ends(&quoted.key, &p->key))
@@ -178,14 +188,12 @@ static __always_inline int judge(const struct packet *p, const struct flow *flow
 }
 
 /* 0, or why not. The verdict is about the direction of the first packet, whichever way this one goes. */
-static __noinline int admit(struct __sk_buff *skb, const struct packet *p, const struct end *source,
-			    const struct end *destination)
+static __noinline int admit_by_policy(const struct packet *p, const struct end *source,
+				      const struct end *destination)
 {
 	struct flow flow = {.swapped = p->swapped};
 	bool known = resume(p, &flow);
 
-	if (!known && p->role == REPORTS && quotes_flow(skb, p))
-		return 0;
 	if (!known && p->role == ANSWERS) /* nobody asked */
 		return source->place < FIRST_NODE ? POLICY_EGRESS : POLICY_INGRESS;
 	bool turned = sender_in(&flow, p);
@@ -194,6 +202,15 @@ static __noinline int admit(struct __sk_buff *skb, const struct packet *p, const
 	if (reason) /* a known flow stays, stale: forgotten, it would be the far end's to begin, the other way round */
 		return reason;
 	return p->role == OPENS || known ? record(p, &flow, first, second) : 0;
+}
+
+/* An error has no flow of its own. (One function less deep than its flow's: the stack is short.) */
+static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, const struct end *source,
+				 const struct end *destination)
+{
+	if (p->role == REPORTS && quotes_flow(skb, p))
+		return 0;
+	return admit_by_policy(p, source, destination);
 }
 
 #endif

@@ -20,19 +20,20 @@ static __always_inline bool stronger(const struct policy_value *a, const struct 
 	return a->precedence > b->precedence || (a->precedence == b->precedence && a->verdict == DENY);
 }
 
-static __noinline bool allowed(__u32 subject, __u32 peer, __u32 direction, const struct service *service)
+static __noinline bool allowed(__u32 subject, const struct end *peer, __u32 direction,
+			       const struct service *service)
 {
 	struct policy_key key = {
 		.prefixlen = EXACT_PORT_BITS,
 		.subject = subject,
-		.peer = peer,
+		.peer = peer->identity,
 		.direction = direction,
 		.protocol = service->protocol,
 		.port = service->port,
 	};
 	struct policy_value *exact = bpf_map_lookup_elem(&policy, &key);
 
-	key.peer = ANY_PEER;
+	key.peer = peer->place == WORLD ? ANY_WORLD : ANY_PEER;
 	struct policy_value *any = bpf_map_lookup_elem(&policy, &key);
 	struct policy_value *best = exact && (!any || stronger(exact, any)) ? exact : any;
 	return best && best->verdict == ALLOW;
@@ -42,9 +43,9 @@ static __noinline bool allowed(__u32 subject, __u32 peer, __u32 direction, const
 static __always_inline int evaluate(const struct end *first, const struct end *second,
 				    const struct service *service)
 {
-	if (first->place < FIRST_NODE && !allowed(first->identity, second->identity, EGRESS, service))
+	if (first->place < FIRST_NODE && !allowed(first->identity, second, EGRESS, service))
 		return POLICY_EGRESS;
-	if (second->place < FIRST_NODE && !allowed(second->identity, first->identity, INGRESS, service))
+	if (second->place < FIRST_NODE && !allowed(second->identity, first, INGRESS, service))
 		return POLICY_INGRESS;
 	return 0;
 }

@@ -70,7 +70,7 @@ static __noinline __u32 probed_node(const struct packet *p, __u32 our_end)
 	if (!is_self(place_of(p, our_end)))
 		return NO_PLACE;
 	__u32 place = place_of(p, !our_end);
-	return place < FIRST_NODE ? NO_PLACE : place;
+	return is_node(place) ? place : NO_PLACE;
 }
 
 static __always_inline __u32 stamp_at(const struct packet *p)

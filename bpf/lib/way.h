@@ -26,9 +26,10 @@ static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
 	struct trip trip = {flow->place[turned], flow->place[!turned]};
 	if (!is_sender(skb, &trip) || !keep_alive(flow, p))
 		return 0;
-	if (flow->replied)
+	if (flow->replied && trip.from != WORLD &&
+	    trip.to != WORLD) /* those want their translation as well */
 		keep_recent(p, flow);
-	else if (turned)
+	else if (turned && !flow->replied)
 		promote(p, flow);
 	return trip.to;
 }

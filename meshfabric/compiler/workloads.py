@@ -3,11 +3,18 @@
 from meshfabric.compiler.paths import workload_mtu
 from meshfabric.compiler.programs import program_entries
 from meshfabric.compiler.wireguard import UNREACHABLE_METRIC
-from meshfabric.model.addresses import format_address, format_prefix, host_prefix, is_ipv4, prefix_of
+from meshfabric.model.addresses import (
+    format_address,
+    format_prefix,
+    host_prefix,
+    is_ipv4,
+    parse_address,
+    prefix_of,
+)
 from meshfabric.model.names import GATEWAY4, GATEWAY6, host_devices
 from meshfabric.model.plan import Entries, FairQueue, Route, Table
 from meshfabric.model.settings import Queue
-from meshfabric.model.tables import NOWHERE, Delivery, fabric_value, number, workload_value
+from meshfabric.model.tables import NOWHERE, Delivery, fabric_value, number, uplink_value, workload_value
 from meshfabric.model.world import World
 
 MAIN_TABLE = 254
@@ -53,7 +60,8 @@ def uplink_entries(world: World) -> Entries:
     for uplink in world.uplinks:
         wanted = world.settings.uplinks[uplink.slot]
         link = world.links[wanted.device]
-        entries[Table.UPLINKS, number(uplink.slot)] = number(link.index)
+        addresses = [parse_address(address) for address in uplink.addresses]
+        entries[Table.UPLINKS, number(uplink.slot)] = uplink_value(link.index, addresses)
         entries |= program_entries(link, "uplink")
         if wanted.qdisc is Queue.AUTO and link.up:
             entries[Table.QUEUES, link.name] = FairQueue(link.index)

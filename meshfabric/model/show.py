@@ -6,20 +6,23 @@ policy subject 256 peer 300 ingress tcp/8000-8007 -> allow at 1000
 
 from collections.abc import Callable
 
-from meshfabric.model.addresses import Prefix, format_prefix
+from meshfabric.model.addresses import Prefix, format_address, format_prefix
 from meshfabric.model.ports import MAX_PORT, Ports, format_ports
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
+    FABRIC_COUNT,
     FABRIC_HEAD,
     FABRIC_PREFIX,
     FIRST_NODE,
+    MAX_PREFIXES,
     NODE,
     NUMBER,
     POLICY_FIXED_BITS,
     POLICY_KEY,
     POLICY_VALUE,
     PROTOCOL_BITS,
+    UPLINK,
     WORKLOAD,
     Delivery,
     Direction,
@@ -84,9 +87,22 @@ def _policy(value: bytes) -> str:
 
 def _fabric(value: bytes) -> str:
     used, place = FABRIC_HEAD.unpack_from(value)
-    prefixes = FABRIC_PREFIX.iter_unpack(value[FABRIC_HEAD.size :])
-    shown = [_masked(*prefix) for _, prefix in zip(range(used), prefixes, strict=False)]
-    return f"self {place} prefixes {' '.join(shown)}"
+    behind = FABRIC_HEAD.size + MAX_PREFIXES * FABRIC_PREFIX.size
+    (exposed,) = FABRIC_COUNT.unpack_from(value, behind)
+    shown = f"self {place} prefixes {_prefixes(value[FABRIC_HEAD.size : behind], used)}"
+    return f"{shown} exposed {_prefixes(value[behind + FABRIC_COUNT.size :], exposed)}" if exposed else shown
+
+
+def _prefixes(packed: bytes, used: int) -> str:
+    prefixes = FABRIC_PREFIX.iter_unpack(packed)
+    return " ".join(_masked(*prefix) for _, prefix in zip(range(used), prefixes, strict=False))
+
+
+def _uplink(value: bytes) -> str:
+    ifindex, *addresses = UPLINK.unpack(value)
+    return " ".join(
+        [f"ifindex {ifindex}", *(format_address(address) for address in addresses if any(address))]
+    )
 
 
 def _masked(address: bytes, mask: bytes) -> str:
@@ -104,7 +120,7 @@ _KEYS: dict[str, Callable[[bytes], str]] = {
 }
 _VALUES: dict[str, Callable[[bytes], str]] = {
     "fabric": _fabric,
-    "uplinks": lambda value: f"ifindex {_number(value)}",
+    "uplinks": _uplink,
     "nodes": _node,
     "workloads": _workload,
     "devices": lambda value: f"place {_number(value)}",

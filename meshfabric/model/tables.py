@@ -6,15 +6,18 @@ held against the compiled objects' BTF by a test.
 """
 
 import struct
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from meshfabric.model.addresses import Prefix, mask_of
+from meshfabric.model.addresses import Address, Prefix, is_ipv4, mask_of
 
 FIRST_NODE = 4096
 PLACES = 8192
+WORLD = PLACES - 1
 MAX_PATHS = 8
 MAX_PREFIXES = 8
+MAX_EXPOSED = 8
 NOWHERE = 0
 
 ADDRESS_KEY = struct.Struct("=I16s")
@@ -26,7 +29,8 @@ POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IB3x")
 FABRIC_HEAD = struct.Struct("=II")
 FABRIC_PREFIX = struct.Struct("=16s16s")
-UPLINK = struct.Struct("=I")
+FABRIC_COUNT = struct.Struct("=I4x")
+UPLINK = struct.Struct("=I4x16s16s")
 NUMBER = struct.Struct("=I")
 COUNTER = struct.Struct("=QQ")
 
@@ -86,9 +90,12 @@ class Reason(IntEnum):
     NOT_FROM_FABRIC = 24
     FRAGMENT = 25
     UNSUPPORTED = 26
+    FORWARDED_TO_WORLD = 27
+    NAT_FULL = 28
 
 
 FIRST_DROP = Reason.MALFORMED
+NO_DROPS = frozenset({*(one for one in Reason if one < FIRST_DROP), Reason.FORWARDED_TO_WORLD})
 
 
 class PathState(NamedTuple):
@@ -150,11 +157,21 @@ def policy_value(precedence: int, verdict: Verdict) -> bytes:
     return POLICY_VALUE.pack(precedence, verdict)
 
 
-def fabric_value(self_place: int, prefixes: list[Prefix]) -> bytes:
-    """The one value of `fabric`; at most MAX_PREFIXES prefixes."""
+def fabric_value(self_place: int, prefixes: list[Prefix], exposed: Sequence[Prefix] = ()) -> bytes:
+    """The one value of `fabric`; at most MAX_PREFIXES prefixes and, within them, MAX_EXPOSED."""
+    head = FABRIC_HEAD.pack(len(prefixes), self_place) + _packed_prefixes(prefixes, MAX_PREFIXES)
+    return head + FABRIC_COUNT.pack(len(exposed)) + _packed_prefixes(exposed, MAX_EXPOSED)
+
+
+def _packed_prefixes(prefixes: Sequence[Prefix], room: int) -> bytes:
     body = b"".join(FABRIC_PREFIX.pack(prefix.address, mask_of(prefix)) for prefix in prefixes)
-    size = MAX_PREFIXES * FABRIC_PREFIX.size
-    return FABRIC_HEAD.pack(len(prefixes), self_place) + body.ljust(size, b"\0")
+    return body.ljust(room * FABRIC_PREFIX.size, b"\0")
+
+
+def uplink_value(ifindex: int, addresses: Iterable[Address] = ()) -> bytes:
+    """Value of `uplinks`; of each family the first address counts."""
+    by_family = {is_ipv4(address): address for address in reversed([*addresses])}
+    return UPLINK.pack(ifindex, by_family.get(True, bytes(16)), by_family.get(False, bytes(16)))
 
 
 def number(value: int) -> bytes:

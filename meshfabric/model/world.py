@@ -21,7 +21,7 @@ from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, Uplink
 from meshfabric.model.policy import Policy
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
-from meshfabric.model.tables import FIRST_NODE, PLACES
+from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.uplinks import FarEnds, count, own_uplinks
 
 FIRST_IDENTITY = 256  # below: kept for meanings that are no label set
@@ -125,7 +125,7 @@ class World:
         self.keys: dict[str, str] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round
-        self.node_numbers = Numbers(FIRST_NODE, PLACES - 1)
+        self.node_numbers = Numbers(FIRST_NODE, WORLD - 1)
         self.workload_numbers = Numbers(1, FIRST_NODE - 1)
         self.here: dict[Address, str] = {}  # addresses of local workloads
         self.subjects: Counter[int] = Counter()  # identities of local workloads
@@ -180,7 +180,7 @@ class World:
     ) -> None:
         """Take over the numbers of an earlier run, before the first event."""
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY, identities)
-        self.node_numbers = Numbers(FIRST_NODE, PLACES - 1, nodes)
+        self.node_numbers = Numbers(FIRST_NODE, WORLD - 1, nodes)
         self.workload_numbers = Numbers(1, FIRST_NODE - 1, workloads)
 
     def release_unused(self) -> None:

@@ -1,6 +1,6 @@
 """The datapath's verdicts in words, under the same names as in `bpf/include/reason.h`. Pure."""
 
-from meshfabric.model.tables import FIRST_DROP, Reason
+from meshfabric.model.tables import NO_DROPS, Reason
 
 MEANING = {
     Reason.FORWARDED_TO_NODE: "into a tunnel to another node",
@@ -17,7 +17,7 @@ MEANING = {
     Reason.UNKNOWN_WORKLOAD: "from a device that no workload owns",
     Reason.SPOOFED_SOURCE: "the sender does not own the source address",
     Reason.TTL_EXPIRED: "time to live or hop limit used up; the sender is told",
-    Reason.NO_ROUTE: "nobody holds the destination address",
+    Reason.NO_ROUTE: "nobody holds the destination address, or no uplink leads there",
     Reason.POLICY_EGRESS: "no policy lets the sender say this",
     Reason.POLICY_INGRESS: "no policy lets the receiver hear this",
     Reason.NO_PATH: "the destination's node has no tunnel",
@@ -30,6 +30,8 @@ MEANING = {
     Reason.NOT_FROM_FABRIC: "towards a workload or tunnel, but not by the fabric",
     Reason.FRAGMENT: "later fragment of a packet whose first one was not seen",
     Reason.UNSUPPORTED: "a protocol or extension header that is not forwarded",
+    Reason.FORWARDED_TO_WORLD: "out of an uplink to an address outside of the fabric",
+    Reason.NAT_FULL: "no port of the node is left for another flow to that end of the world",
 }
-DROPS = [reason for reason in Reason if reason >= FIRST_DROP]
+DROPS = [reason for reason in Reason if reason not in NO_DROPS]
 assert MEANING.keys() == set(Reason)

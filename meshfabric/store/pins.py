@@ -18,7 +18,7 @@ from meshfabric.model.addresses import Address, parse_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import Labels, make_labels
 from meshfabric.model.names import IFNAMSIZ, NAME, WORKLOAD
-from meshfabric.model.tables import FIRST_NODE, PLACES
+from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.world import FIRST_IDENTITY, LAST_IDENTITY, World
 from meshfabric.store.files import warn, write_whole
 from meshfabric.store.rights import KINDS
@@ -93,7 +93,7 @@ def load_numbers(path: Path) -> Pinned:
     workloads = [(name, number) for name, number in file.workloads.items() if WORKLOAD.fullmatch(name)]
     pinned = Pinned(
         _sound(identities, FIRST_IDENTITY, LAST_IDENTITY),
-        _sound(nodes, FIRST_NODE, PLACES - 1),
+        _sound(nodes, FIRST_NODE, WORLD - 1),
         _sound(workloads, 1, FIRST_NODE - 1),
     )
     given = len(file.identities) + len(file.nodes) + len(file.workloads)

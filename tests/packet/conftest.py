@@ -7,10 +7,11 @@ from contextlib import ExitStack
 import pytest
 
 from meshfabric.kernel import attach
+from tests.packet import outside
 from tests.packet.arena import Arena, arena, build
 from tests.packet.node import Node, kinds
 from tests.packet.rig import SIZES, Rig, Scene
-from tests.packet.world import standard
+from tests.packet.world import World, standard
 
 
 @pytest.fixture(scope="session")
@@ -26,14 +27,24 @@ def place() -> Iterator[Arena]:
 @pytest.fixture(scope="session")
 def rig(place: Arena) -> Iterator[Rig]:
     """The loaded programs."""
-    with place.load(SIZES) as datapath:
-        yield Rig(place, datapath)
+    with place.load(SIZES, outside.SETTINGS) as datapath:
+        made = Rig(place, datapath)
+        outside.settle(place)
+        yield made
 
 
 @pytest.fixture
 def scene(rig: Rig) -> Scene:
     """The standard world, with no flow yet."""
     return Scene(rig, standard())
+
+
+@pytest.fixture
+def abroad(rig: Rig) -> World:
+    """The standard world, open to what is outside of it, with no flow yet."""
+    made = outside.open_to_world(standard())
+    rig.reset(made)
+    return made
 
 
 @pytest.fixture(scope="module", params=kinds())

@@ -66,13 +66,21 @@ def udp(source: str, destination: str, port: int, size: int = 0, **rest: Any) ->
     return bytes(ip(source, destination, **rest) / UDP(sport=sport, dport=port) / _load(size))
 
 
-def echo(source: str, destination: str, family: int = V4, reply: bool = False, size: int = 0) -> bytes:
+def echo(
+    source: str,
+    destination: str,
+    family: int = V4,
+    reply: bool = False,
+    size: int = 0,
+    identifier: int = ECHO_ID,
+    **rest: Any,
+) -> bytes:
     """An ICMP or ICMPv6 echo request, or the reply to one."""
     if family == V6:
-        layer = (ICMPv6EchoReply if reply else ICMPv6EchoRequest)(id=ECHO_ID, seq=1)
+        layer = (ICMPv6EchoReply if reply else ICMPv6EchoRequest)(id=identifier, seq=1)
     else:
-        layer = ICMP(type="echo-reply" if reply else "echo-request", id=ECHO_ID, seq=1)
-    return bytes(ip(source, destination, family) / layer / _load(size))
+        layer = ICMP(type="echo-reply" if reply else "echo-request", id=identifier, seq=1)
+    return bytes(ip(source, destination, family, **rest) / layer / _load(size))
 
 
 def frame(packet: bytes, source_mac: str = POD_MAC, kind: int | None = None) -> bytes:

@@ -20,11 +20,17 @@ from tests.packet.world import Tables, World, standard
 
 MARK = 0x6D667061  # fabric_mark
 ABOUT_A_DROP = {Reason.TOO_BIG_TOLD, Reason.EXPIRED_TOLD, Reason.ERROR_WITHHELD}
-FLOW_TABLES = ("flows", "new_flows", "fragments")
+FLOW_TABLES = ("flows", "new_flows", "nat", "new_nat", "fragments")
 SEEN_NS_BYTES = 8  # struct flow begins with it
 NS_PER_S = 10**9
 GENERATIONS_OF_A_TEST = 1000
-SIZES = {"flows": 4096, "new_flows": 4096, "fragments": 1024}  # small tables are listed faster
+SIZES = {
+    "flows": 4096,
+    "new_flows": 4096,
+    "nat": 1024,
+    "new_nat": 1024,
+    "fragments": 1024,
+}  # small tables are listed faster
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ PACKED = {
     ),
     "policy_value": (tables.policy_value(1000, Verdict.ALLOW), {"precedence": (1000, 4), "verdict": (1, 1)}),
     "fabric": (tables.fabric_value(3, [PREFIX]), {"n_prefixes": (1, 4), "self": (3, 4)}),
-    "uplink": (tables.number(7), {"ifindex": (7, 4)}),
+    "uplink": (tables.uplink_value(7, [bytes(range(16))]), {"ifindex": (7, 4)}),
 }
 
 
@@ -116,7 +116,7 @@ def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
     sizes = constants(btf, "sizes")
-    for name in ("FIRST_NODE", "PLACES", "MAX_PATHS", "MAX_PREFIXES"):
+    for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "MAX_PREFIXES", "MAX_EXPOSED"):
         assert sizes[name] == getattr(tables, name)
     ports = constants(btf, "probe_port")
     assert (ports["STAMP_PORT"], ports["PROBE_PORT"]) == (packet.STAMP_PORT, packet.PROBE_PORT)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from meshfabric.kernel.bpf import Map, MapType
 from meshfabric.model import tables
-from meshfabric.model.addresses import ADDRESS_BITS, parse_address, parse_network, prefix_of
+from meshfabric.model.addresses import ADDRESS_BITS, Prefix, parse_address, parse_network, prefix_of
 from meshfabric.model.tables import Delivery, Direction, Verdict
 
 GATEWAY_MAC = "02:6d:66:00:00:01"
@@ -86,8 +86,10 @@ class World:
     rules: list[Rule] = field(default_factory=list)
     generations: dict[int, int] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("10.77.0.0/16", "fd77::/32")
+    exposed: tuple[str, ...] = ()
     host: int = HOST
     slots: dict[str, int] = field(default_factory=dict)
+    underlay: dict[str, tuple[str, ...]] = field(default_factory=dict)  # addresses of an uplink
 
     def copy(self) -> "World":
         """One that may be changed."""
@@ -163,6 +165,8 @@ def standard() -> World:
 
 def packed_address(text: str) -> bytes:
     """Key of `addresses` for an address or a prefix."""
+    if text == "::/0":  # 0.0.0.0/0 lies in it, and is longer
+        return tables.address_key(Prefix(0, bytes(16)))
     if "/" in text:
         return tables.address_key(prefix_of(parse_network(text)))
     return tables.ADDRESS_KEY.pack(ADDRESS_BITS, parse_address(text))
@@ -171,6 +175,10 @@ def packed_address(text: str) -> bytes:
 def _packed_node(world: World, place: int, ifindex: Mapping[str, int]) -> bytes:
     node = world.nodes[place]
     return tables.node_value([ifindex[name] for name in node.tunnels], node.mtu)
+
+
+def _prefixes(texts: tuple[str, ...]) -> list[Prefix]:
+    return [prefix_of(parse_network(text)) for text in texts]
 
 
 def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, bytes]]:
@@ -197,11 +205,12 @@ def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, by
         },
         "generations": {number(place): number(value) for place, value in world.generations.items()},
         "fabric": {
-            number(0): tables.fabric_value(
-                world.host, [prefix_of(parse_network(text)) for text in world.prefixes]
-            )
+            number(0): tables.fabric_value(world.host, _prefixes(world.prefixes), _prefixes(world.exposed))
         },
-        "uplinks": {number(slot): number(ifindex[name]) for name, slot in world.slots.items()},
+        "uplinks": {
+            number(slot): tables.uplink_value(ifindex[name], map(parse_address, world.underlay.get(name, ())))
+            for name, slot in world.slots.items()
+        },
     }
 
 

@@ -96,7 +96,7 @@ def show_address(world: World, plan: Plan, text: str) -> tuple[str, dict[str, st
 def test_uplinks_are_listed_by_slot() -> None:
     _, plan = full_world()
     shown = {show_key("uplinks", k): show_value("uplinks", v) for k, v in plan.entries(Table.UPLINKS)}
-    assert shown == {"slot 0": "ifindex 1", "slot 1": "ifindex 2"}
+    assert shown == {f"slot {slot}": f"ifindex {slot + 1} 192.0.2.7 2001:db8::7" for slot in range(2)}
     assert {key for key in plan.table(Table.PROGRAMS) if key[0].startswith("eth")} == {
         (device, way) for device in ("eth0", "eth1") for way in ("ingress", "egress")
     }

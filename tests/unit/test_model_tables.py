@@ -77,7 +77,7 @@ def test_a_node_value_holds_the_first_paths(ifindexes: list[int]) -> None:
 @given(st.lists(st.sampled_from(["10.0.0.0/8", "192.168.0.0/16", "fd00::/48", "fd01::/64"]), max_size=8))
 def test_the_fabric_value_has_room_for_every_prefix(texts: list[str]) -> None:
     value = fabric_value(9, [prefix_of(parse_network(text)) for text in texts])
-    assert len(value) == 8 + 8 * 32
+    assert len(value) == 8 + 8 * 32 + 8 + 8 * 32
     assert struct.unpack_from("=II", value) == (len(texts), 9)
     assert not any(value[8 + 32 * len(texts) :])
     assert show_value("fabric", value) == f"self 9 prefixes {' '.join(texts)}"
