@@ -122,16 +122,20 @@ def established(version: int, transport: Transport, kind: str, flows: int) -> It
 
     across_back = from_pod(version, 2, beta, alpha, transport("SA"))
     yield Case(
-        name("pod to remote pod"), out("A"), flows, (out("S"), back("SA")), at_most(300 if many else 90)
+        name("pod to remote pod"),
+        out("A"),
+        flows,
+        (out("S"), back("SA"), out("A")),
+        at_most(300 if many else 90),
     )
     yield Case(
         name("pod to pod on the node"),
         across("A"),
         flows,
-        (across("S"), across_back),
+        (across("S"), across_back, across("A")),
         at_most(500 if many else 140),
     )
-    yield Case(name("tunnel to pod"), back("A"), flows, (back("S"), out("SA")))
+    yield Case(name("tunnel to pod"), back("A"), flows, (back("S"), out("SA"), back("A")))
 
 
 def first_packets() -> Iterator[Case]:

@@ -18,6 +18,7 @@ struct layout {
 	struct flow_key flow_key;
 	struct flow flow;
 	struct recent recent;
+	struct sweep sweep;
 	struct prefix prefix;
 	struct fabric fabric;
 	struct uplink uplink;

@@ -128,10 +128,11 @@ struct flow {
 	__u32 generation[2]; /* of the places when the verdict was made */
 	__u32 identity[2];
 	__u8 swapped;
-	__u8 replied;
-	__u8 closing; /* FIN or RST was seen */
+	__u8 replied; /* both spoke; TCP: and the first one acknowledged what it heard */
+	__u8 closing; /* the ends that say no more: 1 << end; both after a RST */
 	__u8 service_class;
-	__u32 pad;
+	__u8 half_open; /* TCP: answered, and that is not acknowledged yet */
+	__u8 pad[3];
 };
 
 /* What a packet of an answered flow needs, in one cache line. `check` ties it together: what two CPUs
@@ -147,6 +148,13 @@ struct recent {
 };
 
 _Static_assert(sizeof(struct recent) == 64, "one cache line");
+
+/* A pass over all established flows, for room. */
+struct sweep {
+	__u64 begun_ns; /* coarse clock; 0: there is more to be found */
+	__u32 wanted; /* still to be taken out */
+	__u32 pad;
+};
 
 struct prefix {
 	struct addr net;
