@@ -70,7 +70,7 @@ struct workload {
 
 struct node {
 	__u32 n_paths;
-	__u32 mtu; /* that its workloads have and every tunnel to it carries, 0: unchecked */
+	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, the preferred one first */
 };
 
@@ -86,7 +86,7 @@ struct path {
 	__u32 streak; /* answers since the path was last given up */
 	__u32 flaps; /* times it was given up */
 	__u32 ifindex; /* the device that this state is of; another one starts anew */
-	__u32 pad;
+	__u32 padded; /* sequence number of the last probe with padding that came back */
 };
 
 /* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the
