@@ -122,16 +122,20 @@ def established(version: int, transport: Transport, kind: str, flows: int) -> It
 
     across_back = from_pod(version, 2, beta, alpha, transport("SA"))
     yield Case(
-        name("pod to remote pod"), out("A"), flows, (out("S"), back("SA")), at_most(300 if many else 90)
+        name("pod to remote pod"),
+        out("A"),
+        flows,
+        (out("S"), back("SA"), out("A")),
+        at_most(300 if many else 90),
     )
     yield Case(
         name("pod to pod on the node"),
         across("A"),
         flows,
-        (across("S"), across_back),
+        (across("S"), across_back, across("A")),
         at_most(500 if many else 140),
     )
-    yield Case(name("tunnel to pod"), back("A"), flows, (back("S"), out("SA")))
+    yield Case(name("tunnel to pod"), back("A"), flows, (back("S"), out("SA"), back("A")))
 
 
 def first_packets() -> Iterator[Case]:
@@ -198,7 +202,7 @@ class Bench:
         self._tables.write(self._world)
         self._forget_flows()
         for index, tunnel in enumerate(self._world.nodes[fabric.FAR].tunnels):
-            state = tables.PATH.pack(0, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self._ifindex[tunnel])
+            state = tables.PATH.pack(0, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self._ifindex[tunnel], 0)
             self._maps("paths").update(tables.number(index), state)
         for sent in case.opens:
             program = self._datapath.programs[sent.program]

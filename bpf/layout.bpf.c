@@ -19,6 +19,7 @@ struct layout {
 	struct flow flow;
 	struct nat nat;
 	struct recent recent;
+	struct sweep sweep;
 	struct prefix prefix;
 	struct fabric fabric;
 	struct uplink uplink;

@@ -125,6 +125,8 @@ DEVICES = (
     "mfp3",
     "tap0",
 )
+PATHS = tuple(product(DEVICES[4:8], NODES[1:]))
+CARRIED = (1320, 1376, 1408, 8000)
 UPLINK_ADDRESSES = ("192.0.2.7/24", "192.0.2.8/24", "2001:db8::7/64", "2001:db8::8/64", "198.51.100.7/31")
 PREFIXES = ("10.1.0.0/16", "fd00::/16", "10.2.0.0/16")
 
@@ -289,6 +291,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.WORKLOAD, LOCAL, workloads),
         (Kind.LINK, DEVICES, links),
         (Kind.KEY, DEVICES[4:8], lambda key: st.sampled_from([f"{key}-x=", f"{key}-y="])),
+        (Kind.CARRIED, PATHS, lambda key: st.sampled_from(CARRIED)),
     ]
 }  # fmt: skip
 

@@ -74,7 +74,7 @@ struct {
 	__uint(max_entries, PLACES);
 } generations SEC(".maps");
 
-/* Flows without an answer yet: a flood evicts only its like. Datapath writes. */
+/* Flows that are not established, or not any more: a flood evicts only its like. Datapath writes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct flow_key);
@@ -82,9 +82,9 @@ struct {
 	__uint(max_entries, 65536);
 } new_flows SEC(".maps") BY_DATAPATH;
 
-/* Flows with two-way traffic. Datapath writes. */
+/* Established flows, preallocated. Nobody is evicted: who finds no room stays in new_flows. Datapath writes. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 	__uint(max_entries, 131072);
@@ -98,7 +98,7 @@ struct {
 	__uint(max_entries, 65536);
 } new_nat SEC(".maps") BY_DATAPATH;
 
-/* The same of flows with two-way traffic. Datapath writes. */
+/* The same of established flows. Datapath writes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct flow_key);
@@ -106,7 +106,15 @@ struct {
 	__uint(max_entries, 131072);
 } nat SEC(".maps") BY_DATAPATH;
 
-/* Answered flows of the last second, each at the one place that its key is hashed to: a packet reads
+/* How `flows` was last rid of what had been silent for too long. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct sweep);
+	__uint(max_entries, 1);
+} sweeps SEC(".maps") A_COPY;
+
+/* Established flows of the last seconds, each at the one place that its key is hashed to: a packet reads
  * one cache line instead of the four that a hash map takes. Only ever a copy, so all of it may be lost.
  * Datapath writes. (To be mapped into memory an array starts on a page, thus on a cache line.) */
 struct {

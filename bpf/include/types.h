@@ -72,7 +72,7 @@ struct workload {
 
 struct node {
 	__u32 n_paths;
-	__u32 mtu; /* that its workloads have and every tunnel to it carries, 0: unchecked */
+	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, the preferred one first */
 };
 
@@ -88,7 +88,7 @@ struct path {
 	__u32 streak; /* answers since the path was last given up */
 	__u32 flaps; /* times it was given up */
 	__u32 ifindex; /* the device that this state is of; another one starts anew */
-	__u32 pad;
+	__u32 padded; /* sequence number of the last probe with padding that came back */
 };
 
 /* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the
@@ -130,11 +130,12 @@ struct flow {
 	__u32 generation[2]; /* of the places when the verdict was made */
 	__u32 identity[2];
 	__u8 swapped;
-	__u8 replied;
-	__u8 closing; /* FIN or RST was seen */
+	__u8 replied; /* both spoke; TCP: and the first one acknowledged what it heard */
+	__u8 closing; /* the ends that say no more: 1 << end; both after a RST */
 	__u8 service_class;
+	__u8 half_open; /* TCP: answered, and that is not acknowledged yet */
+	__u8 pad;
 	__be16 nat_port; /* with nat_addr what the world sees in place of the workload's end, 0: nothing does yet */
-	__u16 pad;
 	struct addr nat_addr;
 };
 
@@ -159,6 +160,13 @@ struct recent {
 };
 
 _Static_assert(sizeof(struct recent) == 64, "one cache line");
+
+/* A pass over all established flows, for room. */
+struct sweep {
+	__u64 begun_ns; /* coarse clock; 0: there is more to be found */
+	__u32 wanted; /* still to be taken out */
+	__u32 pad;
+};
 
 struct prefix {
 	struct addr net;

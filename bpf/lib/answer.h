@@ -59,12 +59,14 @@ static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struc
 	struct guise guise = guise_of(p, destination_end(p));
 	struct flow_key seen = p->key;
 	struct nat *one = nat_of(&seen);
+	struct flow *flow = one ? flow_behind(one, &guise) : NULL;
 
-	if (!one || !flow_behind(one, &guise))
+	if (!flow)
 		return TC_ACT_UNSPEC;
 	aim_at(move, &guise, one, true);
 	note_first_fragment(p);
-	promote_nat(&seen, one);
+	if (is_established(flow))
+		promote_nat(&seen, one);
 	seen_from_inside(p, one);
 	int place = find_place(skb, p, ETH_HLEN);
 	if (place < 0)

@@ -1,53 +1,20 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
  * Flows: made by the first packet that the policy allows, followed without
- * asking it again, until a generation moves or the time runs out.
- *
- *      nothing --first packet, allowed--> new_flows --first answer--> flows
- *         ^                                   |                         |
- *         +----------------- silent or denied for too long -------------+
- *
- * Lifetimes, after the last packet. They are no shorter than the RFCs ask for:
+ * asking it again, until a generation moves or the time runs out. settle.h keeps
+ * them, life.h says how long.
  */
 #ifndef MESHFABRIC_CONNTRACK_H
 #define MESHFABRIC_CONNTRACK_H
 
 #include "policy.h"
-
-enum lifetime_s {
-	TCP_TRANSITORY_S = 4 * 60, /* no answer yet, or closing (RFC 5382, REQ-5) */
-	TCP_ESTABLISHED_S = 24 * 3600, /* at least 2 h 4 min (RFC 5382, REQ-5) */
-	UDP_NEW_S = 2 * 60, /* at least (RFC 4787, REQ-5) */
-	UDP_ANSWERED_S = 5 * 60, /* recommended (RFC 4787, REQ-5) */
-	ICMP_S = 60, /* RFC 5508, REQ-2 */
-	SEEN_STEP_S = 1, /* how far the time of the last packet may lag, to spare cache lines */
-};
-
-#define NS_PER_S 1000000000LL
+#include "settle.h"
 
 /* The places that a packet goes from and to. */
 struct trip {
 	__u32 from;
 	__u32 to;
 };
-
-static __always_inline struct flow *flow_of(const struct flow_key *key)
-{
-	struct flow *flow = bpf_map_lookup_elem(&flows, key);
-
-	return flow ? flow : bpf_map_lookup_elem(&new_flows, key);
-}
-
-static __always_inline struct flow *find_flow(const struct packet *p)
-{
-	return flow_of(&p->key);
-}
-
-/* Indices into a flow's ends: who sent this packet, and does it go against the first one? */
-static __always_inline __u32 sender_in(const struct flow *flow, const struct packet *p)
-{
-	return (flow->swapped ^ p->swapped) & 1;
-}
 
 static __always_inline bool is_current(const struct flow *flow)
 {
@@ -57,83 +24,8 @@ static __always_inline bool is_current(const struct flow *flow)
 	return first && second && flow->generation[0] == *first && flow->generation[1] == *second;
 }
 
-static __always_inline __s64 lifetime_ns(const struct flow *flow, __u8 protocol)
-{
-	switch (protocol) {
-	case IPPROTO_TCP:
-		return NS_PER_S * (flow->replied && !flow->closing ? TCP_ESTABLISHED_S : TCP_TRANSITORY_S);
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		return NS_PER_S * ICMP_S;
-	default:
-		return NS_PER_S * (flow->replied ? UDP_ANSWERED_S : UDP_NEW_S);
-	}
-}
-
-/* A closing connection's ports are taken again by the first SYN (RFC 6056, 2.2; RFC 9293, 3.6.1). */
-static __always_inline bool begins_anew(const struct flow *flow, const struct packet *p)
-{
-	return flow->closing && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-}
-
-static __always_inline bool is_over(const struct flow *flow, __u8 protocol)
-{
-	__s64 idle_ns = bpf_ktime_get_coarse_ns() - flow->seen_ns;
-
-	return idle_ns > lifetime_ns(flow, protocol);
-}
-
-static __always_inline bool is_alive(const struct flow *flow, const struct packet *p)
-{
-	return !is_over(flow, p->key.protocol) && !begins_anew(flow, p);
-}
-
-/* Note the packet in its flow, or false when that is over. Shared cache lines are written only if
- * something changed. */
-static __always_inline bool keep_alive(struct flow *flow, const struct packet *p)
-{
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
-	__s64 idle_ns = now_ns - flow->seen_ns;
-
-	if (idle_ns > NS_PER_S * SEEN_STEP_S) {
-		if (idle_ns > lifetime_ns(flow, p->key.protocol))
-			return false;
-		flow->seen_ns = now_ns;
-	}
-	if (!(p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST)))
-		return true;
-	if (begins_anew(flow, p))
-		return false;
-	if (p->tcp_flags & (TCP_FIN | TCP_RST) && !flow->closing)
-		flow->closing = 1;
-	return true;
-}
-
-/* The first answer: out of the table that a flood may sweep. Should the other be full, it stays. */
-static __noinline bool promote(const struct packet *p, const struct flow *flow)
-{
-	struct flow answered = *flow;
-
-	answered.replied = 1;
-	if (bpf_map_update_elem(&flows, &p->key, &answered, BPF_ANY))
-		return false;
-	bpf_map_delete_elem(&new_flows, &p->key);
-	return true;
-}
-
-/* Whole values replace whole values, so that no other CPU sees half of one. */
-static __always_inline int put_flow(const struct packet *p, const struct flow *flow)
-{
-	if (flow->replied) {
-		bpf_map_delete_elem(&new_flows, &p->key);
-		return bpf_map_update_elem(&flows, &p->key, flow, BPF_ANY) ? FLOWS_FULL : 0;
-	}
-	bpf_map_delete_elem(&flows, &p->key);
-	return bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY) ? FLOWS_FULL : 0;
-}
-
-static __noinline int record(const struct packet *p, struct flow *flow, const struct end *first,
-			     const struct end *second)
+static __always_inline int record(const struct packet *p, struct flow *flow, const struct end *first,
+				  const struct end *second)
 {
 	flow->place[0] = first->place;
 	flow->place[1] = second->place;
@@ -142,7 +34,7 @@ static __noinline int record(const struct packet *p, struct flow *flow, const st
 	flow->identity[0] = first->identity;
 	flow->identity[1] = second->identity;
 	flow->seen_ns = bpf_ktime_get_coarse_ns();
-	flow->closing |= !!(p->tcp_flags & (TCP_FIN | TCP_RST));
+	note_end(flow, p);
 	return put_flow(p, flow);
 }
 
@@ -154,7 +46,7 @@ static __noinline bool resume(const struct packet *p, struct flow *flow)
 	if (!found || !is_alive(found, p))
 		return false;
 	*flow = *found;
-	flow->replied |= sender_in(flow, p);
+	note_turn(flow, p);
 	return true;
 }
 

@@ -10,8 +10,8 @@
 #ifndef MESHFABRIC_MSS_H
 #define MESHFABRIC_MSS_H
 
-#include "maps.h"
 #include "parse.h"
+#include "path.h"
 
 enum tcp_option {
 	OPTION_END = 0,
@@ -40,7 +40,7 @@ static __always_inline __u32 tcp_length(struct __sk_buff *skb, __u32 transport)
 	return (offset >> TCP_LENGTH_SHIFT) * TCP_WORD;
 }
 
-/* What is known to be too small for all packets to this place, 0: nothing is. */
+/* What fits on the way to this place, as long as it is this way; 0: anything. */
 static __always_inline __u32 mtu_towards(__u32 place)
 {
 	if (place < FIRST_NODE) {
@@ -49,7 +49,7 @@ static __always_inline __u32 mtu_towards(__u32 place)
 	}
 	__u32 node_index = place - FIRST_NODE;
 	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
-	return node ? node->mtu : 0;
+	return node ? node->mtu[choose_path(node, node_index)] : 0;
 }
 
 /* Where among the options the MSS itself is, 0: nowhere. Behind the last option there are zeros, thus an end.

@@ -45,7 +45,7 @@ static __always_inline void seen_as(const struct nat *one, const struct guise *g
 	order_ends(seen, &guise->addr, &far, port_pair(guise->port, port), one->flow.protocol);
 }
 
-/* The first answer: out of the table that a flood may sweep. */
+/* Of an established flow: out of the table that a flood may sweep. */
 static __always_inline void promote_nat(const struct flow_key *seen, const struct nat *one)
 {
 	struct nat answered = *one;

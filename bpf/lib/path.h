@@ -54,7 +54,7 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 	return !unanswered_ns || !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
-/* The first usable device after the preferred one; the preferred one when there is none. */
+/* The first usable one after the preferred one; the preferred one when there is none. */
 static __noinline __u32 choose_other(const struct node *node, __u32 node_index)
 {
 	for (__u32 i = 1; i < MAX_PATHS; i++) {
@@ -62,18 +62,19 @@ static __noinline __u32 choose_other(const struct node *node, __u32 node_index)
 			break;
 		struct path *path = path_at(node_index, i);
 		if (path && is_usable(path, node->ifindex[i]))
-			return node->ifindex[i];
+			return i;
 	}
-	return node->ifindex[0];
+	return 0;
 }
 
+/* Its index among the node's. */
 static __always_inline __u32 choose_path(const struct node *node, __u32 node_index)
 {
 	struct path *preferred = path_at(node_index, 0);
 
 	if (preferred && is_usable(preferred, node->ifindex[0]))
-		return node->ifindex[0];
-	return choose_other(node, node_index);
+		return 0;
+	return choose_other(node, node_index) & (MAX_PATHS - 1); /* the verifier forgets what it may be */
 }
 
 #endif

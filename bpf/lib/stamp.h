@@ -133,6 +133,21 @@ static __noinline int probe_reflect(struct __sk_buff *skb, const struct packet *
 	return send_into_tunnel(skb, skb->ifindex, skb->len, PROBE_REFLECTED);
 }
 
+/* Whether more than the test packet itself came along, to see how much the path carries (RFC 8899): what is
+ * too large is lost, and that says nothing about the path's life. */
+static __always_inline bool is_padded(const struct packet *p)
+{
+	return p->length > stamp_at(p) + sizeof(struct stamp);
+}
+
+static __always_inline bool padded_heard(struct path *path, __u32 ifindex, const struct stamp *answer)
+{
+	if (path->ifindex != ifindex)
+		return false;
+	path->padded = bpf_ntohl(answer->sender_sequence);
+	return true;
+}
+
 /* The answer ends here: what it said is in the path's state. */
 static __noinline int probe_heard(struct __sk_buff *skb, const struct packet *p, __u32 place)
 {
@@ -145,6 +160,8 @@ static __noinline int probe_heard(struct __sk_buff *skb, const struct packet *p,
 	if (bpf_skb_load_bytes(skb, stamp_at(p), &answer, sizeof(answer)))
 		return drop(skb, MALFORMED);
 	__u64 asked_ns = from_ntp(answer.sender_timestamp);
+	if (is_padded(p))
+		return drop(skb, padded_heard(path, skb->ifindex, &answer) ? PROBE_HEARD : MALFORMED);
 	if (now_ns - asked_ns > PROBE_MEMORY_NS || !path_heard(path, skb->ifindex, asked_ns, now_ns))
 		return drop(skb, MALFORMED);
 	return drop(skb, PROBE_HEARD);
@@ -172,7 +189,8 @@ static __noinline int probe_leaves(struct __sk_buff *skb, const struct packet *p
 	new.error_estimate = bpf_htons(UNSYNCHRONISED);
 	if (!rewrite(skb, p, &old, &new))
 		return drop(skb, MALFORMED);
-	path_asked(path, skb->ifindex, now_ns);
+	if (!is_padded(p))
+		path_asked(path, skb->ifindex, now_ns);
 	return TC_ACT_UNSPEC;
 }
 

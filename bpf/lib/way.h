@@ -18,7 +18,8 @@ static int ask(struct __sk_buff *skb, const struct packet *p);
 /* The place that the flow leads to, 0 when it does not tell. */
 static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
 {
-	struct flow *flow = find_flow(p);
+	struct flow *settled = bpf_map_lookup_elem(&flows, &p->key);
+	struct flow *flow = settled ? settled : bpf_map_lookup_elem(&new_flows, &p->key);
 
 	if (!flow || !is_current(flow))
 		return 0;
@@ -26,11 +27,13 @@ static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
 	struct trip trip = {flow->place[turned], flow->place[!turned]};
 	if (!is_sender(skb, &trip) || !keep_alive(flow, p))
 		return 0;
-	if (flow->replied && trip.from != WORLD &&
+	if (is_established(flow) && trip.from != WORLD &&
 	    trip.to != WORLD) /* those want their translation as well */
 		keep_recent(p, flow);
-	else if (turned && !flow->replied)
-		promote(p, flow);
+	if (is_established(flow) && !settled)
+		settle(p, flow);
+	if (!is_established(flow) && settled)
+		unsettle(p, flow);
 	return trip.to;
 }
 

@@ -29,6 +29,7 @@ from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.sizing import Sizing
 from meshfabric.agent.sources import LinkSource, StoreSource
 from meshfabric.agent.workloads import Workloads
 from meshfabric.api.server import serving
@@ -162,6 +163,7 @@ class Agent:
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
         self._prober = Prober(settings.probe.interval_ms)
+        self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"])
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
@@ -192,6 +194,7 @@ class Agent:
         await self._workloads.restore()
         for events in self._memory.recall():
             self._store.expiry.take(events)
+        self._sizing.restore()
 
     def _parts(self) -> list[Coroutine[None, None, None]]:
         settings = self._settings
@@ -200,6 +203,7 @@ class Agent:
             self._store.run(),
             self._links.run(),
             self._prober.run(),
+            self._sizing.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
             keep_reporting(self._etcd, self._store, self._registry, self._loop),
@@ -251,6 +255,7 @@ class Agent:
 
     def _after_round(self) -> None:
         self._prober.aim(self._readings.probe_targets)
+        self._sizing.aim()
         self._round_done.set()
 
     async def _keep_host(self) -> None:

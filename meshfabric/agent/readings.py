@@ -5,12 +5,14 @@ import time
 from meshfabric.compiler.workloads import host_name
 from meshfabric.kernel.bpf import Map
 from meshfabric.kernel.wireguard import DeviceState
-from meshfabric.model.addresses import Address, is_ipv4
+from meshfabric.model.addresses import is_ipv4
 from meshfabric.model.plan import Table, TunnelPeer
 from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PathState, Reason, number, read_counter, read_path
 from meshfabric.observe.metrics import PathReading
 from meshfabric.observe.rows import PathSeen, tunnel_names
 from meshfabric.probe.health import Health, chosen, health
+from meshfabric.probe.prober import Target
+from meshfabric.probe.sizer import Look
 from meshfabric.reconcile.loop import Loop
 
 
@@ -67,7 +69,7 @@ class Readings:
             for seen in self.paths({})
         ]
 
-    def probe_targets(self) -> list[tuple[str, Address, Address]]:
+    def probe_targets(self) -> list[Target]:
         """Every tunnel that exists, with our address and the other node's of one family."""
         host = self._world.workloads.get(host_name(self._world))
         own = {is_ipv4(address): address for address in host.addresses} if host else {}
@@ -76,10 +78,15 @@ class Readings:
             allocation = self._world.allocations.get(node)
             far = {is_ipv4(address): address for address in allocation.addresses} if allocation else {}
             families = sorted(own.keys() & far.keys())
-            for _, device in tunnel_names(self._world, node) if families else ():
-                if device in self._world.links:
-                    targets.append((device, own[families[-1]], far[families[-1]]))
+            names = [device for _, device in tunnel_names(self._world, node) if device in self._world.links]
+            for index, device in enumerate(names if families else ()):
+                targets.append(Target(device, own[families[-1]], far[families[-1]], node, index))
         return targets
+
+    def look(self, target: Target) -> Look:
+        """What the sizer has to know of a path."""
+        state = self._state(target.node, target.at)
+        return Look(self._health(state, target.device) == Health.UP, state.padded)
 
     def _state(self, node: str, at: int) -> PathState:
         place = self._world.node_numbers.take(node)

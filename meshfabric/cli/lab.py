@@ -176,10 +176,13 @@ def impair_segment(
     jitter_ms: Annotated[float, typer.Option("--jitter-ms", help="More or less of the delay.")] = 0.0,
     loss_percent: Annotated[float, typer.Option("--loss-percent", help="Of the frames, at random.")] = 0.0,
     rate_mbit: Annotated[float, typer.Option("--rate-mbit", help="To each node; 0: no limit.")] = 0.0,
+    black_hole_mtu: Annotated[
+        int, typer.Option("--black-hole-mtu", help="Larger packets vanish without a word; 0: none.")
+    ] = 0,
     name: Name = state.DEFAULT_NAME,
 ) -> None:
     """Delay, lose and slow down what crosses a segment, from now on. What is left out is none."""
-    given = Impairment(delay_ms, jitter_ms, loss_percent, rate_mbit)
+    given = Impairment(delay_ms, jitter_ms, loss_percent, rate_mbit, black_hole_mtu)
     check_impairment(given, lambda key: f"--{key.replace('_', '-')}")
     state.load(name)
     with state.locked(name):

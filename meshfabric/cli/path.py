@@ -28,6 +28,7 @@ COLUMNS = (
     Column("endpoint", "ENDPOINT", spare=1),
     Column("state", "STATE", styles={"up": "green", "down": "bold red", "new": "yellow"}),
     Column("active", "ACTIVE", styles={"yes": "bold"}),
+    Column("mtu", "MTU", spare=1, right=True),
     Column("rtt_ms", "RTT MS", right=True, show=_rtt),
     Column("sent", "SENT", spare=5, right=True),
     Column("heard", "HEARD", spare=5, right=True),

@@ -49,17 +49,30 @@ def joined_pairs(world: World, node: str) -> list[tuple[Pair, Tunnel]]:
 
 
 def node_entries(world: World, node: str) -> Entries:
-    """The datapath's list of tunnels towards a node, those that it is a peer of, and the MTU there."""
+    """The datapath's list of tunnels towards a node, those that it is a peer of, and what fits into each."""
     place = world.node_numbers.find(node)
     if place is None or node not in world.nodes or node == world.node:
         return {}
     prefix = world.settings.datapath.prefix
     devices = [tunnel_device(prefix, pair.local, pair.remote) for pair, _ in joined_pairs(world, node)]
-    indexes = [world.links[device].index for device in devices if device in world.links]
+    mtu = workload_mtu(world)
+    found = [
+        (world.links[device].index, _carried(world, device, node, mtu))
+        for device in devices
+        if device in world.links
+    ]
     # The map is an array: an entry of zeros is no entry.
-    if not indexes:
-        return {}
-    return {(Table.NODES, number(place - FIRST_NODE)): node_value(indexes, workload_mtu(world))}
+    return {(Table.NODES, number(place - FIRST_NODE)): node_value(found)} if found else {}
+
+
+def path_mtu(world: World, device: str, node: str) -> int:
+    """The largest packet, in bytes, that workloads may send to a node through a tunnel device."""
+    return _carried(world, device, node, workload_mtu(world))
+
+
+def _carried(world: World, device: str, node: str, mtu: int) -> int:
+    carried = world.carried.get((device, node))
+    return mtu if carried is None else max(min(mtu, carried - RESERVED_FOR_IPIP), LEAST_MTU)
 
 
 def tunnel_mtu(size: Size) -> int:

@@ -148,6 +148,11 @@ def _by_node(world: World, event: Event, before: object) -> Iterator[Unit]:
         yield from _tunnels(world, {uplink.slot for uplink in record.uplinks})
 
 
+def _by_path(world: World, event: Event, before: object) -> Iterator[Unit]:
+    assert isinstance(event.key, tuple)
+    yield ("node", event.key[1])
+
+
 def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from (("workload", event.key), ("endpoint", event.key))
     if event.key == host_name(world):
@@ -182,6 +187,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.WORKLOAD: _by_workload,
     Kind.LINK: _by_link,
     Kind.KEY: _by_key,
+    Kind.CARRIED: _by_path,
 }
 
 

@@ -26,6 +26,10 @@ ARRAYS = frozenset({2, 6})  # enum bpf_map_type: array, per-CPU array; their key
 TRIES = frozenset({11})
 HASHES = frozenset({1, 5, 9, 10})  # hash, per-CPU hash, and both least-recently-used
 PERCPU = frozenset({5, 6, 10})
+ALIKE = (
+    frozenset({1, 9}),
+    frozenset({5, 10}),
+)  # they differ in what becomes of entries for which there is no room
 KEPT = ARRAYS | TRIES | HASHES
 PERCPU_ALIGN = 8
 
@@ -124,7 +128,7 @@ class Rebuild(NamedTuple):
 
 def plan_map(old: MapShape, new: MapShape) -> Plan | Rebuild:
     """How the entries of a map of the shape `old` move into one of the shape `new`."""
-    if old.type != new.type:
+    if old.type != new.type and {old.type, new.type} not in ALIKE:
         return Rebuild(f"its type changed from {old.type} to {new.type}")
     if new.type not in KEPT:
         return Rebuild(f"a map of type {new.type} has no entries that can be moved")

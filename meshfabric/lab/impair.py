@@ -69,8 +69,9 @@ def way(topology: Topology) -> Way:
 
 def check(topology: Topology) -> None:
     """Raise the reason why the segments cannot be impaired as they ask; fine if none asks."""
-    if any(segment.impairment != NONE for segment in topology.segments):
-        way(topology)
+    asked = [segment.impairment for segment in topology.segments if segment.impairment != NONE]
+    if asked and way(topology) == "netem" and any(given.black_hole_mtu for given in asked):
+        raise UnsupportedError("netem has no black_hole_mtu", remedy="impaired_by: cable")
 
 
 def impair_as_described(lab: Lab, segment: str) -> None:
@@ -82,12 +83,14 @@ def impair_as_described(lab: Lab, segment: str) -> None:
 def impair(lab: Lab, segment: str, given: Impairment) -> Lab:
     """Let this befall the segment from now on, and only this; the lab as it is then, written down.
 
-    Raises `InputError` for an unknown segment; `check_impairment` is the caller's.
+    Raises `InputError` for an unknown segment, `UnsupportedError` for what this lab's way cannot do;
+    `check_impairment` is the caller's.
     """
     lab.topology.segment(segment)
     keys = msgspec.to_builtins(given)
     segments = (replace(one, **keys) if one.name == segment else one for one in lab.topology.segments)
     changed = replace(lab, topology=replace(lab.topology, segments=tuple(segments)))
+    check(changed.topology)
     if given == NONE:
         _end(changed, segment)
     else:

@@ -1,11 +1,13 @@
 """What a segment does to frames beside carrying them, and when each of them is due (pure).
 
-    lost?  room left?  due = max(now + delay ± jitter, due of the frame before) + length / rate
+    lost?  too large?  room left?  due = max(now + delay ± jitter, due of the frame before) + length / rate
 
 This is netem's arithmetic with a rate (Linux, net/sched/sch_netem.c, netem_enqueue),
 so that a segment behaves the same whether netem or `wire` does it; `impair` has
 both. A crossing is impaired once, where the segment delivers to a node: jitter
-is uniform, frames never overtake each other, what finds no room is lost.
+is uniform, frames never overtake each other, what finds no room is lost. A black
+hole, which a router leaves that drops what is too large and tells nobody (RFC
+2923, 2.1), is beyond netem.
 """
 
 from collections.abc import Callable
@@ -22,17 +24,23 @@ LEAST_QUEUE = 32
 """Frames that always find room, however low the rate."""
 UNLIMITED_FRAMES_MS = 100
 """Frames in a millisecond that are reckoned with when no rate is set."""
+MIN_MTU, MAX_MTU = 1280, 65535
+"""Of a black hole: what is smaller passes everywhere (RFC 8200, 5)."""
 ETHERNET_HEADER = 14
 NS_PER_MS, BITS_PER_MBIT_MS, BITS_PER_BYTE = 1_000_000, 1000, 8
 
 
 class Impairment(msgspec.Struct, frozen=True):
-    """What befalls each crossing; a `rate_mbit` of 0 means as fast as the machine goes."""
+    """What befalls each crossing; a `rate_mbit` of 0 means as fast as the machine goes.
+
+    Packets of more than `black_hole_mtu` bytes vanish; 0: none does.
+    """
 
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
     loss_percent: float = 0.0
     rate_mbit: float = 0.0
+    black_hole_mtu: int = 0
 
     def __str__(self) -> str:
         """In words, "" for none: `10 ms ± 2 ms, 0.5% lost, 100 Mbit/s`."""
@@ -40,6 +48,7 @@ class Impairment(msgspec.Struct, frozen=True):
         said = [f"{self.delay_ms:g} ms{jitter}"] if self.delay_ms else []
         said += [f"{self.loss_percent:g}% lost"] if self.loss_percent else []
         said += [f"{self.rate_mbit:g} Mbit/s"] if self.rate_mbit else []
+        said += [f"nothing above {self.black_hole_mtu} bytes"] if self.black_hole_mtu else []
         return ", ".join(said)
 
 
@@ -49,11 +58,13 @@ NONE = Impairment()
 def check_impairment(given: Impairment, at: Callable[[str], str]) -> None:
     """Raise `InputError` for the first value that is not possible; `at` tells the place of a key."""
     least_rate = MIN_RATE_MBIT if given.rate_mbit else 0.0
+    least_mtu = MIN_MTU if given.black_hole_mtu else 0
     for key, least, most in (
         ("delay_ms", 0.0, MAX_DELAY_MS),
         ("jitter_ms", 0.0, given.delay_ms),
         ("loss_percent", 0.0, MAX_LOSS_PERCENT),
         ("rate_mbit", least_rate, MAX_RATE_MBIT),
+        ("black_hole_mtu", least_mtu, MAX_MTU),
     ):
         value = getattr(given, key)
         if not least <= value <= most:
@@ -85,6 +96,7 @@ class Schedule:
         """From the next frame on; those under way keep their times, and none overtakes them."""
         self._room = room(given, self._mtu)
         self._loss = given.loss_percent / 100
+        self._largest = given.black_hole_mtu + ETHERNET_HEADER if given.black_hole_mtu else 0
         self._delay_ns = given.delay_ms * NS_PER_MS
         self._jitter_ns = given.jitter_ms * NS_PER_MS
         bits_per_ns = given.rate_mbit * BITS_PER_MBIT_MS / NS_PER_MS
@@ -93,6 +105,8 @@ class Schedule:
     def take(self, now_ns: int, length: int) -> int | None:
         """When the frame is to be delivered; None when it is lost."""
         if self._loss and self._chance() < self._loss:
+            return None
+        if self._largest and length > self._largest:
             return None
         if self._under_way >= self._room:
             return None

@@ -36,11 +36,14 @@ class Segment(msgspec.Struct, frozen=True):
     jitter_ms: float = 0.0
     loss_percent: float = 0.0
     rate_mbit: float = 0.0
+    black_hole_mtu: int = 0
 
     @property
     def impairment(self) -> Impairment:
         """What befalls each crossing."""
-        return Impairment(self.delay_ms, self.jitter_ms, self.loss_percent, self.rate_mbit)
+        return Impairment(
+            self.delay_ms, self.jitter_ms, self.loss_percent, self.rate_mbit, self.black_hole_mtu
+        )
 
     @property
     def subnets(self) -> tuple[str, ...]:

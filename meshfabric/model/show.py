@@ -16,7 +16,6 @@ from meshfabric.model.tables import (
     FABRIC_PREFIX,
     FIRST_NODE,
     MAX_PREFIXES,
-    NODE,
     NUMBER,
     POLICY_FIXED_BITS,
     POLICY_KEY,
@@ -27,6 +26,7 @@ from meshfabric.model.tables import (
     Delivery,
     Direction,
     Verdict,
+    read_node,
 )
 
 
@@ -49,8 +49,7 @@ def _node_key(key: bytes) -> str:
 
 
 def _node(value: bytes) -> str:
-    used, mtu, *ifindexes = NODE.unpack(value)
-    return f"mtu {mtu} ifindexes {' '.join(map(str, ifindexes[:used])) or 'none'}"
+    return ", ".join(f"ifindex {index} mtu {mtu}" for index, mtu in read_node(value)) or "no path"
 
 
 def _address_key(key: bytes) -> str:

@@ -23,8 +23,8 @@ NOWHERE = 0
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
-NODE = struct.Struct(f"=II{MAX_PATHS}I")
-PATH = struct.Struct("=QQQQQIIIII4x")
+NODE = struct.Struct(f"=I{MAX_PATHS}H{MAX_PATHS}I")
+PATH = struct.Struct("=QQQQQIIIIII")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IB3x")
 FABRIC_HEAD = struct.Struct("=II")
@@ -111,6 +111,7 @@ class PathState(NamedTuple):
     streak: int
     flaps: int
     ifindex: int
+    padded: int = 0
 
 
 def address_key(prefix: Prefix) -> bytes:
@@ -128,13 +129,21 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(ifindexes: list[int], mtu: int = 0) -> bytes:
-    """Value of `nodes`: WireGuard devices, the preferred one first, at most MAX_PATHS.
+def node_value(paths: list[tuple[int, int]]) -> bytes:
+    """Value of `nodes`: WireGuard devices by ifindex, the preferred one first, at most MAX_PATHS.
 
-    `mtu` is the largest IP packet for the node, in bytes; 0 lets every one pass.
+    Beside each is the largest IP packet for the node that fits there, in bytes; 0 lets every one pass.
     """
-    padded = ifindexes[:MAX_PATHS] + [0] * (MAX_PATHS - len(ifindexes))
-    return NODE.pack(min(len(ifindexes), MAX_PATHS), mtu, *padded)
+    used = paths[:MAX_PATHS]
+    spare = [0] * (MAX_PATHS - len(used))
+    ifindexes, mtus = [index for index, _ in used], [mtu for _, mtu in used]
+    return NODE.pack(len(used), *mtus, *spare, *ifindexes, *spare)
+
+
+def read_node(value: bytes) -> list[tuple[int, int]]:
+    """What `node_value` was made of."""
+    used, *rest = NODE.unpack(value)
+    return list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))[:used]
 
 
 def policy_key(

@@ -41,6 +41,7 @@ class Kind(Enum):
     WORKLOAD = "workloads"  # workload name: Workload
     LINK = "links"  # device name: Link
     KEY = "keys"  # tunnel device: public key
+    CARRIED = "carried"  # tunnel device, node name: bytes of the largest packet, where uplinks promise more
 
 
 class Event(NamedTuple):
@@ -123,6 +124,7 @@ class World:
         self.workloads: dict[str, Workload] = {}
         self.links: dict[str, Link] = {}
         self.keys: dict[str, str] = {}
+        self.carried: dict[tuple[str, str], int] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round
         self.node_numbers = Numbers(FIRST_NODE, WORLD - 1)

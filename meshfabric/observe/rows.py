@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from meshfabric.compiler.paths import Pair, pairs
+from meshfabric.compiler.paths import Pair, pairs, path_mtu
 from meshfabric.compiler.policies import BASELINE, concerned
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import format_labels, format_selector
@@ -101,6 +101,7 @@ def _path_row(world: World, path: PathSeen) -> Row:
         "endpoint": path.pair.destination,
         "state": path.health,
         "active": path.active,
+        "mtu": path_mtu(world, path.device, path.node),
         "rtt_ms": path.state.rtt_us / US_PER_MS if path.state.heard else None,
         "sent": path.state.sent,
         "heard": path.state.heard,

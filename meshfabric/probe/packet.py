@@ -3,7 +3,9 @@
 The datapath of the far node reflects them, that of the near node takes the
 answer in (`bpf/lib/stamp.h`): here they are only written.
 
-    IPv4 or IPv6 | UDP 50862 -> 862 | sequence 4, timestamp 8, error estimate 2, zero 30
+    IPv4 or IPv6 | UDP 50862 -> 862 | sequence 4, timestamp 8, error estimate 2, zero 30 | padding
+
+Padding, if any, is an Extra Padding TLV (RFC 8972, 4.1), which reflectors send back as it is.
 """
 
 import struct
@@ -24,11 +26,15 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _UDP = struct.Struct("!HHHH")
 _TEST = struct.Struct("!IQH30x")
+_TLV = struct.Struct("!BBH")
+UNRECOGNISED, EXTRA_PADDING = 0x80, 1  # a sender sets the flag, who knows the type clears it (RFC 8972, 4)
 
 
-def probe(source: Address, destination: Address, sequence: int, time_ns: int) -> bytes:
-    """One test packet. `time_ns` since 1970, written in NTP format."""
+def probe(source: Address, destination: Address, sequence: int, time_ns: int, size: int = 0) -> bytes:
+    """One test packet, padded to `size` bytes of IP if given. `time_ns` since 1970, written in NTP format."""
     body = _TEST.pack(sequence & 0xFFFFFFFF, ntp_time(time_ns), ERROR_ESTIMATE)
+    headers = (_IPV4 if is_ipv4(source) else _IPV6).size + _UDP.size
+    body += _padding(size - headers - len(body)) if size else b""
     length = _UDP.size + len(body)
     if is_ipv4(source):
         near, far = source[12:], destination[12:]
@@ -41,6 +47,10 @@ def probe(source: Address, destination: Address, sequence: int, time_ns: int) ->
     ports = _UDP.pack(PROBE_PORT, STAMP_PORT, length, 0)
     total = checksum(pseudo + ports + body) or 0xFFFF
     return head + ports[:6] + total.to_bytes(2, "big") + body
+
+
+def _padding(size: int) -> bytes:
+    return _TLV.pack(UNRECOGNISED, EXTRA_PADDING, size - _TLV.size) + bytes(size - _TLV.size)
 
 
 def ntp_time(time_ns: int) -> int:

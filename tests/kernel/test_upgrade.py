@@ -129,12 +129,23 @@ def test_what_does_not_fit_is_counted(before: Path, compile_bpf: Compile) -> Non
             assert str(settings).endswith("3 found no room")
 
 
+def test_entries_stay_when_nobody_is_evicted_any_more(before: Path, compile_bpf: Compile) -> None:
+    """A least-recently-used hash map becomes a plain one, and back."""
+    with load([before], PINS) as old:
+        old.maps["flows"].update_batch(numbered(ENTRIES))
+        with load([compile_bpf(source(kind="HASH"))], PINS) as new:
+            assert "flows" not in new.rebuilt
+            assert sorted(new.maps["flows"].items()) == sorted(numbered(ENTRIES))
+            with load([before], PINS) as again:
+                assert sorted(again.maps["flows"].items()) == sorted(numbered(ENTRIES))
+
+
 def test_a_map_of_another_type_is_rebuilt_and_says_why(before: Path, compile_bpf: Compile) -> None:
     with load([before], PINS) as old:
         old.maps["flows"].update_batch(numbered(10))
-        with load([compile_bpf(source(kind="HASH"))], PINS) as new:
-            assert new.rebuilt == {"flows": "its type changed from 9 to 1"}
-            assert list(new.maps["flows"].items()) == []
+        with load([compile_bpf(source(kind="ARRAY"))], PINS) as new:
+            assert new.rebuilt == {"flows": "its type changed from 9 to 2"}
+            assert not any(any(value) for _, value in new.maps["flows"].items())
             assert not new.upgrade.under_way
         note(old)
         assert len(dict(old.maps["flows"].items())) == 11, "what runs keeps the map that it was loaded with"

@@ -154,7 +154,7 @@ class Node:
 
     def set_path(self, index: int, tunnel: str, unanswered_ns: int = 0) -> None:
         """A path to `far` that answered, and may have stopped to."""
-        state = PATH.pack(unanswered_ns, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self.ifindex[tunnel])
+        state = PATH.pack(unanswered_ns, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self.ifindex[tunnel], 0)
         self.datapath.maps["paths"].update(tables.number(index), state)
 
     def count(self, reason: Reason) -> int:

@@ -59,8 +59,23 @@ class Flow:
     generations: tuple[int, int]
     places: tuple[int, int]
     replied: bool = False
-    closing: bool = False
+    half_open: bool = False
+    closing: set[End] = field(default_factory=set)  # ends that say no more
     idle_s: float = 0.0
+
+    def note(self, packet: Packet) -> None:
+        """Who spoke, and what TCP makes of it: it takes three steps to be established (RFC 9293, 3.5)."""
+        turned = packet.speaker != self.first
+        acknowledges = packet.flags & (SYN | RST | ACK) == ACK
+        if packet.protocol != TCP:
+            self.replied |= turned
+        elif not self.closing and not turned:
+            self.replied |= self.half_open and acknowledges
+        self.half_open |= turned
+        if packet.flags & RST:
+            self.closing = {self.first, self.second}
+        elif packet.flags & FIN:
+            self.closing = self.closing | {packet.speaker}
 
 
 @dataclass
@@ -183,8 +198,7 @@ class Oracle:
                 return 0
         elif self._device_place(device) != came:
             return 0
-        flow.replied |= turned
-        flow.closing |= bool(packet.flags & (FIN | RST))
+        flow.note(packet)
         flow.idle_s = 0.0
         return goes
 
@@ -229,8 +243,9 @@ class Oracle:
         places = self._owner(first[0])[1], self._owner(second[0])[1]
         generations = self._generation(places[0]), self._generation(places[1])
         made = Flow(first, second, generations, places)
-        made.replied = bool(flow and (flow.replied or packet.speaker != first))
-        made.closing = bool(packet.flags & (FIN | RST)) or bool(flow and flow.closing)
+        if flow:
+            made.replied, made.half_open, made.closing = flow.replied, flow.half_open, flow.closing
+        made.note(packet)
         self.flows[packet.key] = made
 
     def _quotes_flow(self, packet: Packet, data: bytes) -> bool:

@@ -53,7 +53,9 @@ def test_the_answer_to_a_workload_needs_no_permission(scene: Scene, family: int)
     assert scene.from_workload("mfp1", request) == NODE
     assert scene.from_overlay(TUNNEL, answer) == LOCAL
     assert scene.from_overlay("mfwg01", answer) == LOCAL, "whichever tunnel it comes by"
-    assert scene.from_workload("mfp1", request) == NODE
+    assert scene.rig.flow_count() == (1, 0)
+    acknowledged = frame(tcp("alpha", "far", 80, "A", family=family))
+    assert scene.from_workload("mfp1", acknowledged) == NODE
     assert scene.rig.flow_count() == (0, 1)
 
 
@@ -64,6 +66,8 @@ def test_a_workload_answers_another_node(scene: Scene, family: int) -> None:
     answer = frame(tcp("beta", "far", 40000, "SA", sport=80, family=family))
     assert scene.from_workload("mfp2", answer) == NODE
     assert scene.from_workload("mfp1", answer) == Reason.SPOOFED_SOURCE
+    assert scene.rig.flow_count() == (1, 0)
+    assert scene.from_overlay(TUNNEL, tcp("far", "beta", 80, "A", family=family)) == LOCAL
     assert scene.rig.flow_count() == (0, 1)
 
 

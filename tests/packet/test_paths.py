@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import TCP
 
 from meshfabric.kernel import loader
 from meshfabric.kernel.bpf import SkbContext
-from meshfabric.model.tables import FIRST_NODE, PATH, node_value, number
+from meshfabric.model.tables import FIRST_NODE, PATH, Reason, node_value, number
 from tests.packet.arena import Arena, compile_extra
+from tests.packet.frames import V4, V6, frame, ip, udp
 from tests.packet.rig import Rig, Scene
 from tests.packet.world import FAR, MUTE, World
 
@@ -81,7 +83,7 @@ def _write(rig: Rig, index: int, device: str, state: State) -> None:
     unanswered = 0 if age is None else time.monotonic_ns() - age
     ifindex = rig.ifindex[device] if state.device is None else state.device
     rig.set_path(
-        FAR, index, PATH.pack(unanswered, 0, 0, 0, 0, 0, state.rtt_peak_us, state.streak, 0, ifindex)
+        FAR, index, PATH.pack(unanswered, 0, 0, 0, 0, 0, state.rtt_peak_us, state.streak, 0, ifindex, 0)
     )
 
 
@@ -100,7 +102,7 @@ def test_only_tunnels_in_use_are_considered(scene: Scene, chosen: Chosen) -> Non
     """Whatever stands behind the last one, and however well it is."""
     _write(scene.rig, 0, "mfwg00", SILENT)
     _write(scene.rig, 1, "mfwg01", UP)
-    value = bytearray(node_value([scene.rig.ifindex[name] for name in ("mfwg00", "mfwg01")]))
+    value = bytearray(node_value([(scene.rig.ifindex[name], 0) for name in ("mfwg00", "mfwg01")]))
     value[:4] = number(1)
     with scene.rig.overwritten("nodes", number(FAR - FIRST_NODE), bytes(value)):
         assert chosen(FAR) == "mfwg00"
@@ -136,3 +138,50 @@ def _quickly(ask: Callable[[], str | None]) -> str | None:
         begun, answer = time.monotonic_ns(), ask()
         if time.monotonic_ns() - begun < QUICK_NS:
             return answer
+
+
+SIZES = {"the preferred path": (UP, UP, 1380), "the other one": (SILENT, UP, 1300)}
+PREFERRED_MTU, OTHER_MTU = 1380, 1300
+
+
+@pytest.fixture
+def unlike(scene: Scene) -> Scene:
+    """The second path to far is narrower than the first."""
+
+    def narrow(world: World) -> None:
+        world.nodes[FAR].mtu, world.nodes[FAR].other_mtu = PREFERRED_MTU, OTHER_MTU
+
+    scene.change(narrow)
+    return scene
+
+
+@pytest.mark.parametrize("family", [V4, V6])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_packet_has_to_fit_the_path_that_it_takes(unlike: Scene, name: str, family: int) -> None:
+    first, second, mtu = SIZES[name]
+    _write(unlike.rig, 0, "mfwg00", first)
+    _write(unlike.rig, 1, "mfwg01", second)
+    for length, reason in ((mtu, Reason.FORWARDED_TO_NODE), (mtu + 1, Reason.TOO_BIG)):
+        data = udp("alpha", "far", 53, length - (28 if family == V4 else 48), family=family)
+        assert len(data) == length
+        run = unlike.rig.run("from_workload", frame(data), "mfp1")
+        assert run.reason == reason
+        assert (run.told is Reason.TOO_BIG_TOLD) == (length > mtu)
+    assert _told_mtu(run.packet, family) == mtu
+
+
+def _told_mtu(complaint: bytes, family: int) -> int:
+    at = 14 + (20 if family == V4 else 40) + 6
+    return int.from_bytes(complaint[at : at + 2], "big")
+
+
+@pytest.mark.parametrize("family", [V4, V6])
+@pytest.mark.parametrize("name", SIZES)
+def test_segments_fit_the_path_that_the_connection_begins_on(unlike: Scene, name: str, family: int) -> None:
+    first, second, mtu = SIZES[name]
+    _write(unlike.rig, 0, "mfwg00", first)
+    _write(unlike.rig, 1, "mfwg01", second)
+    head = ip("alpha", "far", family)
+    syn = bytes(head / TCP(sport=40000, dport=80, flags="S", options=[("MSS", 8960)]))
+    run = unlike.rig.run("from_workload", frame(syn), "mfp1")
+    assert run.packet[14:].count(b"\x02\x04" + (mtu - (40 if family == V4 else 60)).to_bytes(2, "big")) == 1

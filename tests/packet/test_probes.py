@@ -71,6 +71,7 @@ def answer_to(packet: bytes, source: str, family: int, sent_ns: int | None = Non
     asked = payload(packet)
     when = _ntp(sent_ns) if sent_ns is not None else asked[4:12]
     body = asked[:4] + _ntp(1) + b"\0\1\0\0" + _ntp(1) + asked[:4] + when + asked[12:14] + b"\0\0\xff\0\0\0"
+    body += asked[STAMP_BYTES:]
     data = udp(source, "host", PROBE_PORT, len(body), sport=STAMP_PORT, family=family)
     return checked(data[: len(data) - len(body)] + body)
 
@@ -123,8 +124,28 @@ def test_each_node_and_tunnel_has_a_state_of_its_own(scene: Scene) -> None:
     assert [scene.rig.path(AWAY, i).sent for i in (0, 1)] == [1, 0]
 
 
+@FAMILIES
+def test_a_padded_probe_tells_nothing_of_the_paths_life(scene: Scene, family: int) -> None:
+    """It may be too large: lost, it must not look like a cut. When it comes back its number is noted."""
+    _set(scene.rig, streak=5)
+    before = scene.rig.path(FAR, 0)
+    out = leave(scene.rig, "mfwg00", probe("host", "far", family, 0xABCDEF01, 1300))
+    assert scene.rig.path(FAR, 0) == before
+    run = scene.rig.run("from_overlay", answer_to(out, "far", family), "mfwg00")
+    assert (run.action, run.reason) == (SHOT, Reason.PROBE_HEARD)
+    assert scene.rig.path(FAR, 0) == before._replace(padded=0xABCDEF01)
+
+
+def test_a_padded_probe_of_another_device_is_not_noted(scene: Scene) -> None:
+    _set(scene.rig, ifindex=4711)
+    before = scene.rig.path(FAR, 0)
+    out = leave(scene.rig, "mfwg00", probe("host", "far", V4, 9, 1300))
+    assert scene.rig.run("from_overlay", answer_to(out, "far", V4), "mfwg00").reason == Reason.MALFORMED
+    assert scene.rig.path(FAR, 0) == before
+
+
 def test_another_device_starts_anew(scene: Scene) -> None:
-    scene.rig.set_path(FAR, 0, PATH.pack(1, 2, 3, 4, 5, 6, 7, 8, 9, 4711))
+    scene.rig.set_path(FAR, 0, PATH.pack(1, 2, 3, 4, 5, 6, 7, 8, 9, 4711, 10))
     leave(scene.rig, "mfwg00", probe("host", "far", V4))
     state = scene.rig.path(FAR, 0)
     assert state == PathState(state.sent_ns, state.sent_ns, 0, 1, 0, 0, 0, 0, 0, scene.rig.ifindex["mfwg00"])
@@ -216,7 +237,7 @@ NOT_REFLECTED: dict[str, tuple[Callable[[], bytes], Reason]] = {
 def test_what_is_no_question_for_us(scene: Scene, name: str) -> None:
     packet, reason = NOT_REFLECTED[name]
     assert scene.rig.run("from_overlay", packet(), "mfwg00").reason == reason
-    assert scene.rig.path(FAR, 0) == PathState(*[0] * 10)
+    assert scene.rig.path(FAR, 0) == PathState(*[0] * 11)
 
 
 @FAMILIES

@@ -39,6 +39,8 @@ def _echo(source: str, destination: str, reply: bool = False) -> Packets:
 
 OPEN = ("mfp1", _tcp("alpha", "beta", 8080), LOCAL)
 ANSWER = ("mfp2", _tcp("beta", "alpha", fabric_port := 40000, "SA", sport=8080), LOCAL)
+ACKNOWLEDGED = ("mfp1", _tcp("alpha", "beta", 8080, "A"), LOCAL)
+HANDSHAKE = (OPEN, ANSWER, ACKNOWLEDGED)
 REQUEST = ("mfp1", _tcp("alpha", "far", 443), NODE)
 
 CASES = {
@@ -47,9 +49,10 @@ CASES = {
     "udp to the first port of the range": Case([("mfp1", _udp("alpha", "beta", 0x1F00), LOCAL)]),
     "udp to the last port of the range": Case([("mfp1", _udp("alpha", "beta", 0x1FFF), LOCAL)]),
     "udp beyond the range": Case([("mfp1", _udp("alpha", "beta", 0x2000), Reason.POLICY_INGRESS)]),
-    "an answer needs no permission": Case([OPEN, ANSWER], (0, 1)),
+    "an answer needs no permission": Case([OPEN, ANSWER], (1, 0)),
     "the same packet unasked": Case([(*ANSWER[:2], Reason.POLICY_EGRESS)], (0, 0)),
-    "a conversation": Case([OPEN, ANSWER, OPEN, ANSWER], (0, 1)),
+    "a handshake that is not completed": Case([OPEN, ANSWER, OPEN, ANSWER], (1, 0)),
+    "a conversation": Case([*HANDSHAKE, ANSWER], (0, 1)),
     "nobody may speak without a rule": Case([("mfp2", _udp("beta", "far", 9), Reason.POLICY_EGRESS)]),
     "echo, answered": Case(
         [("mfp1", _echo("alpha", "beta"), LOCAL), ("mfp2", _echo("beta", "alpha", True), LOCAL)], (0, 1)
@@ -70,7 +73,7 @@ CASES = {
     "another's source address": Case([("mfp1", _tcp("beta", "alpha", 80), Reason.SPOOFED_SOURCE)], (0, 0)),
     "a remote source address": Case([("mfp1", _tcp("far", "beta", 80), Reason.SPOOFED_SOURCE)]),
     "nobody's source address": Case([("mfp1", _tcp("nobody", "beta", 80), Reason.SPOOFED_SOURCE)]),
-    "spoofing into another's flow": Case([OPEN, ANSWER, ("mfp3", OPEN[1], Reason.SPOOFED_SOURCE)], (0, 1)),
+    "spoofing into another's flow": Case([*HANDSHAKE, ("mfp3", OPEN[1], Reason.SPOOFED_SOURCE)], (0, 1)),
     "a device of nobody": Case([("stray0", _tcp("alpha", "beta", 8080), Reason.UNKNOWN_WORKLOAD)]),
     "to a guest, out of its tap": Case([("mfp1", _udp("alpha", "guest", 53), LOCAL)]),
     "the host speaks to a workload": Case([("mfhost1", _udp("host", "guest", 53), LOCAL)]),
@@ -169,7 +172,7 @@ def _fixed(packet: bytes) -> bytes:
 
 @FAMILIES
 def test_a_revoked_permission_ends_the_flow(scene: Scene, family: int) -> None:
-    for device, packet, reason in (OPEN, ANSWER):
+    for device, packet, reason in HANDSHAKE:
         assert scene.from_workload(device, frame(packet(family))) == reason
     scene.change(lambda world: world.rules.remove(_rule(world, ID_BETA, fabric.TCP)), BETA)
     assert scene.from_workload("mfp2", frame(ANSWER[1](family))) == Reason.POLICY_INGRESS
@@ -184,7 +187,7 @@ def test_a_revoked_flow_is_not_taken_for_one_that_the_other_end_begins(scene: Sc
         world.rules += [Rule(ID_BETA, ID_ALPHA, Direction.EGRESS), Rule(ID_ALPHA, ID_BETA, Direction.INGRESS)]
 
     scene.change(free, ALPHA, BETA)
-    for device, packet, reason in (OPEN, ANSWER):
+    for device, packet, reason in HANDSHAKE:
         assert scene.from_workload(device, frame(packet(family))) == reason
     scene.change(lambda world: world.rules.remove(_rule(world, ID_BETA, fabric.TCP)), BETA)
     for _ in range(3):
@@ -201,7 +204,7 @@ def _rule(world: World, subject: int, protocol: int) -> Rule:
 @pytest.mark.parametrize("bumped", [ALPHA, BETA])
 def test_a_stale_flow_keeps_its_direction(scene: Scene, family: int, bumped: int) -> None:
     """beta may not open anything, but goes on answering after something unrelated changed."""
-    for device, packet, reason in (OPEN, ANSWER):
+    for device, packet, reason in HANDSHAKE:
         assert scene.from_workload(device, frame(packet(family))) == reason
     scene.change(lambda world: None, bumped)
     assert scene.from_workload("mfp2", frame(ANSWER[1](family))) == LOCAL
@@ -213,7 +216,7 @@ def test_a_stale_new_flow_may_be_answered(scene: Scene, family: int) -> None:
     assert scene.from_workload("mfp1", frame(OPEN[1](family))) == LOCAL
     scene.change(lambda world: None, ALPHA)
     assert scene.from_workload("mfp2", frame(ANSWER[1](family))) == LOCAL
-    assert scene.rig.flow_count() == (0, 1)
+    assert scene.rig.flow_count() == (1, 0)
 
 
 def test_without_a_new_generation_nothing_is_asked_again(scene: Scene) -> None:
@@ -226,7 +229,7 @@ def test_without_a_new_generation_nothing_is_asked_again(scene: Scene) -> None:
 @FAMILIES
 def test_an_address_moves_to_another_node(scene: Scene, family: int) -> None:
     """The flow follows it, once both places' generations moved."""
-    for device, packet, reason in (OPEN, ANSWER):
+    for device, packet, reason in HANDSHAKE:
         assert scene.from_workload(device, frame(packet(family))) == reason
 
     def move(world: World) -> None:
@@ -248,11 +251,19 @@ def test_an_address_that_is_gone(scene: Scene, family: int) -> None:
     assert scene.from_workload("mfp1", frame(OPEN[1](family))) == Reason.NO_ROUTE
 
 
+FINISH = ("mfp1", _tcp("alpha", "beta", 8080, "FA"), LOCAL)
+FINISHED = ("mfp2", _tcp("beta", "alpha", 40000, "FA", sport=8080), LOCAL)
+RESET = ("mfp2", _tcp("beta", "alpha", 40000, "R", sport=8080), LOCAL)
+
 LIFETIMES = {
     "tcp without answer": ([OPEN], 239, 241),
-    "tcp, established": ([OPEN, ANSWER], 86399, 86401),
-    "tcp, closing": ([OPEN, ANSWER, ("mfp1", _tcp("alpha", "beta", 8080, "FA"), LOCAL)], 239, 241),
-    "tcp, reset": ([OPEN, ANSWER, ("mfp2", _tcp("beta", "alpha", 40000, "R", sport=8080), LOCAL)], 239, 241),
+    "tcp, half open": ([OPEN, ANSWER], 239, 241),
+    "tcp, established": ([*HANDSHAKE], 86399, 86401),
+    "tcp, half closed": ([*HANDSHAKE, FINISH], 239, 241),
+    "tcp, half closed by the other end": ([*HANDSHAKE, FINISHED], 239, 241),
+    "tcp, closed": ([*HANDSHAKE, FINISH, FINISHED], 239, 241),
+    "tcp, reset": ([*HANDSHAKE, RESET], 239, 241),
+    "tcp, refused": ([OPEN, RESET], 239, 241),
     "udp without answer": ([("mfp1", _udp("alpha", "beta", 0x1F00), LOCAL)], 119, 121),
     "udp, answered": (
         [
@@ -285,7 +296,7 @@ ANSWER_ACK = _tcp("beta", "alpha", 40000, "A", sport=8080)
 
 def test_a_closed_connections_ports_are_taken_again(scene: Scene) -> None:
     """The new connection is judged: from the other side it is not allowed."""
-    for device, packet, reason in (OPEN, ANSWER, ("mfp1", _tcp("alpha", "beta", 8080, "FA"), LOCAL)):
+    for device, packet, reason in (*HANDSHAKE, FINISH):
         assert scene.from_workload(device, frame(packet(V4))) == reason
     backwards = tcp("beta", "alpha", 40000, "S", sport=8080)
     assert scene.from_workload("mfp2", frame(backwards)) == Reason.POLICY_EGRESS
@@ -294,7 +305,7 @@ def test_a_closed_connections_ports_are_taken_again(scene: Scene) -> None:
 
 
 def test_a_stale_flow_may_close_too(scene: Scene) -> None:
-    for device, packet, reason in (OPEN, ANSWER):
+    for device, packet, reason in HANDSHAKE:
         assert scene.from_workload(device, frame(packet(V4))) == reason
     scene.change(lambda world: None, ALPHA)
     assert scene.from_workload("mfp1", frame(tcp("alpha", "beta", 8080, "FA"))) == LOCAL
@@ -303,7 +314,7 @@ def test_a_stale_flow_may_close_too(scene: Scene) -> None:
 
 
 def test_traffic_keeps_a_flow_alive(scene: Scene) -> None:
-    for device, packet, reason in (OPEN, ANSWER):
+    for device, packet, reason in HANDSHAKE:
         assert scene.from_workload(device, frame(packet(V4))) == reason
     for _ in range(3):
         scene.age(80000)

@@ -48,10 +48,14 @@ class Workload:
 
 @dataclass
 class Node:
-    """Another node: names of the tunnels towards it, the preferred one first; `mtu` 0 is unchecked."""
+    """Another node: names of the tunnels towards it, the preferred one first.
+
+    `mtu` is what fits over the first, 0 anything; over the others too, unless `other_mtu` says else.
+    """
 
     tunnels: list[str]
     mtu: int = 0
+    other_mtu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,9 @@ def packed_address(text: str) -> bytes:
 
 def _packed_node(world: World, place: int, ifindex: Mapping[str, int]) -> bytes:
     node = world.nodes[place]
-    return tables.node_value([ifindex[name] for name in node.tunnels], node.mtu)
+    other = node.mtu if node.other_mtu is None else node.other_mtu
+    mtus = [node.mtu] + [other] * len(node.tunnels)
+    return tables.node_value([(ifindex[name], mtu) for name, mtu in zip(node.tunnels, mtus, strict=False)])
 
 
 def _prefixes(texts: tuple[str, ...]) -> list[Prefix]:

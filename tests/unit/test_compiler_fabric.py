@@ -12,7 +12,7 @@ from meshfabric.model.addresses import Address
 from meshfabric.model.names import tunnel_device
 from meshfabric.model.node import NodeRecord
 from meshfabric.model.plan import Route, Rule, Table, TunnelPeer
-from meshfabric.model.tables import ADDRESS_VALUE, FIRST_NODE, NODE, number
+from meshfabric.model.tables import ADDRESS_VALUE, FIRST_NODE, number, read_node
 from meshfabric.model.world import Event, Kind
 from meshfabric.store.rights import endpoint_labels
 from tests.fabric import Attachment, Node, address_in, blocks, fabric, settle
@@ -142,8 +142,7 @@ def test_paths_are_listed_cheapest_first_and_only_with_a_peer(uplinks: list[list
         entry = near.plan.table(Table.NODES).get(number(place - FIRST_NODE))
         assert (entry is None) == (not wanted)
         mtu = workload_mtu(near.world)
-        count, told, *found = NODE.unpack(entry) if entry else (0, mtu)
-        assert (told, found[:count]) == (mtu, wanted[:8])
+        assert (read_node(entry) if entry else []) == [(index, mtu) for index in wanted[:8]]
         assert [(pair.local, pair.remote) for pair in pairs(near.world, far.name)] == [
             (i, j) for _, i, j in costs
         ]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshfabric.lab.impairment import (
+    ETHERNET_HEADER,
     LEAST_QUEUE,
     NONE,
     NS_PER_MS,
@@ -159,6 +160,12 @@ def test_the_loss_is_what_was_asked_for_and_the_same_each_time() -> None:
     assert [nothing.take(now, 60) for now in range(100)] == [None] * 100
 
 
+def test_a_black_hole_swallows_what_is_larger() -> None:
+    schedule = Schedule(Impairment(black_hole_mtu=1400), MTU, never)
+    assert schedule.take(0, 1400 + ETHERNET_HEADER) is not None
+    assert schedule.take(0, 1400 + ETHERNET_HEADER + 1) is None
+
+
 def test_there_is_room_for_the_delay_and_a_tenth_of_a_second() -> None:
     assert room(Impairment(delay_ms=10, rate_mbit=100), MTU) == LEAST_QUEUE + int(110 * 1e5 / (FRAME * 8))
     assert room(Impairment(rate_mbit=0.01), MTU) == LEAST_QUEUE
@@ -172,6 +179,7 @@ def test_there_is_room_for_the_delay_and_a_tenth_of_a_second() -> None:
         (Impairment(10), "10 ms"),
         (Impairment(10, 2.5, 0.5, 100), "10 ms ± 2.5 ms, 0.5% lost, 100 Mbit/s"),
         (Impairment(loss_percent=1), "1% lost"),
+        (Impairment(black_hole_mtu=1400), "nothing above 1400 bytes"),
     ],
 )
 def test_it_is_said_in_words(given: Impairment, words: str) -> None:
@@ -187,6 +195,10 @@ def test_it_is_said_in_words(given: Impairment, words: str) -> None:
         (Impairment(1, -1), "jitter_ms: jitter_ms is -1 (at most the delay)"),
         (Impairment(loss_percent=101), "loss_percent: loss_percent is 101 (0 to 100 are possible)"),
         (Impairment(rate_mbit=0.001), "rate_mbit: rate_mbit is 0.001 (0.01 to 10000 are possible)"),
+        (
+            Impairment(black_hole_mtu=1279),
+            "black_hole_mtu: black_hole_mtu is 1279 (1280 to 65535 are possible)",
+        ),
         (Impairment(rate_mbit=20_000), "rate_mbit: rate_mbit is 20000 (0.01 to 10000 are possible)"),
     ],
 )

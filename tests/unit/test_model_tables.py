@@ -25,11 +25,13 @@ from meshfabric.model.tables import (
     policy_key,
     policy_value,
     read_counter,
+    read_node,
     read_path,
     workload_value,
 )
 
 u32 = st.integers(0, (1 << 32) - 1)
+u16 = st.integers(0, (1 << 16) - 1)
 
 
 def test_sizes_are_those_of_the_structs() -> None:
@@ -37,7 +39,7 @@ def test_sizes_are_those_of_the_structs() -> None:
         "ADDRESS_KEY": 4 + 16,
         "ADDRESS_VALUE": 8,
         "WORKLOAD": 24,
-        "NODE": 8 + 4 * MAX_PATHS,
+        "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS,
         "PATH": 5 * 8 + 5 * 4 + 4,
         "POLICY_KEY": 16,
         "POLICY_VALUE": 8,
@@ -66,12 +68,19 @@ def test_a_workload_value() -> None:
     assert show_value("workloads", value) == "ifindex 7 identity 300 mtu 1380 peer 02:6d:66:01:00:05"
 
 
-@given(st.lists(u32, max_size=12))
-def test_a_node_value_holds_the_first_paths(ifindexes: list[int]) -> None:
-    count, mtu, *found = struct.unpack(f"=II{MAX_PATHS}I", node_value(ifindexes, 1380))
-    assert (count, mtu) == (min(len(ifindexes), MAX_PATHS), 1380)
-    assert found[:count] == ifindexes[:MAX_PATHS]
-    assert not any(found[count:])
+@given(st.lists(st.tuples(u32, u16), max_size=12))
+def test_a_node_value_holds_the_first_paths(paths: list[tuple[int, int]]) -> None:
+    count, *found = struct.unpack(f"=I{MAX_PATHS}H{MAX_PATHS}I", node_value(paths))
+    mtus, ifindexes = found[:MAX_PATHS], found[MAX_PATHS:]
+    assert count == min(len(paths), MAX_PATHS)
+    assert list(zip(ifindexes, mtus, strict=True))[:count] == paths[:MAX_PATHS]
+    assert not any(ifindexes[count:] + mtus[count:])
+    assert read_node(node_value(paths)) == paths[:MAX_PATHS]
+
+
+def test_a_node_is_shown_by_its_paths() -> None:
+    assert show_value("nodes", node_value([(7, 1380), (9, 1280)])) == "ifindex 7 mtu 1380, ifindex 9 mtu 1280"
+    assert show_value("nodes", node_value([])) == "no path"
 
 
 @given(st.lists(st.sampled_from(["10.0.0.0/8", "192.168.0.0/16", "fd00::/48", "fd01::/64"]), max_size=8))
@@ -108,8 +117,8 @@ def test_a_policy_value() -> None:
 
 
 def test_what_is_read_comes_back() -> None:
-    state = PathState(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    assert read_path(struct.pack("=5Q5I4x", *state)) == state
+    state = PathState(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+    assert read_path(struct.pack("=5Q6I", *state)) == state
     assert read_counter([struct.pack("=QQ", 1, 100), struct.pack("=QQ", 2, 11)]) == (3, 111)
     assert number(258) == struct.pack("=I", 258)
 

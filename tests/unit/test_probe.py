@@ -1,5 +1,7 @@
 """Probes as another implementation reads them, and what a path's state means."""
 
+import struct
+
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -43,6 +45,21 @@ def test_checksums_are_those_that_scapy_computes(family: int) -> None:
     if family == 4:
         del again.chksum
     assert bytes(again) == bytes(seen)
+
+
+@pytest.mark.parametrize("size", [1320, 1397, 8960])
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_probe_may_be_padded_to_a_size(family: int, size: int) -> None:
+    """By one Extra Padding TLV (RFC 8972, 4.1): flag U, type 1, and its length."""
+    near, far = map(parse_address, ENDS[family])
+    raw, plain = probe(near, far, 7, 2, size), probe(near, far, 7, 2)
+    assert len(raw) == size
+    padding = raw[len(plain) :]
+    assert padding[:4] == struct.pack(">BBH", 0x80, 1, len(padding) - 4)
+    assert not any(padding[4:])
+    again = read(family, raw)
+    del again[UDP].chksum
+    assert bytes(again) == raw
 
 
 def test_the_checksum_is_that_of_the_rfc() -> None:

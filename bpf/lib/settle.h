@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * The two tables of flows. Established ones settle in `flows`, where nobody is
+ * evicted; all others pass through `new_flows`, where the least recently used one
+ * makes room. So whatever begins, is refused or is over harms but its like.
+ *
+ *      nothing --first packet--> new_flows --established--> flows --over--> new_flows --> nothing
+ *
+ * When `flows` is full, the packet that finds no room takes out what has been silent for
+ * too long; where there is too little of that, nobody tries again for a while. Who then
+ * has no room stays in new_flows, is forwarded all the same, and asks again later.
+ */
+#ifndef MESHFABRIC_SETTLE_H
+#define MESHFABRIC_SETTLE_H
+
+#include "life.h"
+#include "maps.h"
+
+enum sweep_policy {
+	SWEEP_ENOUGH = 4096, /* taken out by one pass */
+	SWEEP_PAUSE_S = 10, /* after a pass that found less, having looked at all: 11 ms for 131,072 flows */
+};
+
+static __always_inline struct sweep *last_sweep(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&sweeps, &only);
+}
+
+static __always_inline struct flow *flow_of(const struct flow_key *key)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, key);
+
+	return flow ? flow : bpf_map_lookup_elem(&new_flows, key);
+}
+
+static __always_inline struct flow *find_flow(const struct packet *p)
+{
+	return flow_of(&p->key);
+}
+
+static long take_out_silent(void *map, const struct flow_key *key, const struct flow *flow,
+			    const __u64 *now_ns)
+{
+	__s64 idle_ns = *now_ns - flow->seen_ns;
+	struct sweep *sweep = last_sweep();
+
+	if (!sweep || idle_ns <= lifetime_ns(flow, key->protocol, TCP_CROWDED_S))
+		return 0;
+	bpf_map_delete_elem(map, key);
+	return --sweep->wanted == 0;
+}
+
+/* True after a pass; one CPU at a time. */
+static __noinline bool make_room(void)
+{
+	struct sweep *sweep = last_sweep();
+	__u64 now_ns = bpf_ktime_get_coarse_ns();
+
+	if (!sweep)
+		return false;
+	__u64 begun_ns = *(volatile __u64 *)&sweep->begun_ns;
+	if (begun_ns && now_ns - begun_ns < NS_PER_S * SWEEP_PAUSE_S)
+		return false;
+	if (!__sync_bool_compare_and_swap(&sweep->begun_ns, begun_ns, now_ns))
+		return false;
+	sweep->wanted = SWEEP_ENOUGH;
+	bpf_for_each_map_elem(&flows, take_out_silent, &now_ns, 0);
+	if (!*(volatile __u32 *)&sweep->wanted)
+		*(volatile __u64 *)&sweep->begun_ns = 0;
+	return true;
+}
+
+/* Whole values replace whole values, so that no other CPU sees half of one. */
+static __noinline bool settle(const struct packet *p, const struct flow *flow)
+{
+	if (bpf_map_update_elem(&flows, &p->key, flow, BPF_ANY) &&
+	    (!make_room() || bpf_map_update_elem(&flows, &p->key, flow, BPF_ANY)))
+		return false;
+	bpf_map_delete_elem(&new_flows, &p->key);
+	return true;
+}
+
+static __noinline bool unsettle(const struct packet *p, const struct flow *flow)
+{
+	if (bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY))
+		return false;
+	bpf_map_delete_elem(&flows, &p->key);
+	return true;
+}
+
+static __always_inline int put_flow(const struct packet *p, const struct flow *flow)
+{
+	return (is_established(flow) && settle(p, flow)) || unsettle(p, flow) ? 0 : FLOWS_FULL;
+}
+
+#endif

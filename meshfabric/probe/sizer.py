@@ -1,0 +1,133 @@
+"""Finds out how large a packet each path carries, by probes with padding (`search` says of which size).
+
+Once in TURN_S, RFC 8899's PROBE_TIMER, each path that is due gets a probe. The
+datapath notes the number of the last one that came back (`struct path`, `padded`);
+one that is not back at the next turn is lost, unless the path itself was given up.
+A lost one says nothing of the path's life: plain probes do (`prober`).
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from meshfabric.probe.packet import probe
+from meshfabric.probe.prober import Target, ether_type
+from meshfabric.probe.search import Search, begin, resume
+
+TURN_S = 1.0
+SEQUENCES = 1 << 32
+
+Path = tuple[str, str]  # tunnel device, node
+Aim = Callable[[], tuple[int, Iterable[Target]]]  # the size that uplinks promise, in bytes, and every path
+
+log = logging.getLogger(__name__)
+
+
+class Link(Protocol):
+    """What sends a packet through a device: a packet socket."""
+
+    def sendto(self, packet: bytes, address: tuple[str, int], /) -> int:
+        """To a device, as a packet of this Ethernet type; raises OSError."""
+
+
+class Look(NamedTuple):
+    """What the datapath knows of a path: whether it is up, and the last padded probe that came back."""
+
+    up: bool
+    padded: int
+
+
+@dataclass
+class _Sized:
+    search: Search
+    asked: int | None = None  # number of the probe that is out
+
+
+class Sizer:
+    """`look` tells of a path; `found(path, bytes)` hears when another size is in force, None: the ceiling.
+
+    Sizes are whole IP packets inside of the tunnel; the floor is in force whatever becomes of it.
+    """
+
+    def __init__(
+        self, floor: int, look: Callable[[Target], Look], found: Callable[[Path, int | None], None]
+    ) -> None:
+        self._floor, self._look, self._found = floor, look, found
+        self._aim: Aim | None = None
+        self._ceiling, self._targets = floor, dict[Path, Target]()
+        self._sized: dict[Path, _Sized] = {}
+        self._sequence = time.time_ns() % SEQUENCES  # not one that an earlier run's probe came back with
+        self.failures = 0
+
+    def aim(self, at: Aim) -> None:
+        """There may be other paths, or uplinks may promise another size: `at` tells, at the next turn."""
+        self._aim = at
+
+    def resume(self, path: Path, ceiling: int, fits: int) -> None:
+        """What an earlier run has found."""
+        self._sized[path] = _Sized(resume(self._floor, ceiling, fits))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link:
+            while True:
+                self.turn(link, time.monotonic())
+                await asyncio.sleep(TURN_S)
+
+    def turn(self, link: Link, now_s: float) -> None:
+        """Judge the probes of the turn before, and send those that are due."""
+        self._take_aim()
+        for path, one in self._sized.items():
+            before = one.search
+            one.search = before.at(now_s)
+            if one.asked is not None or now_s >= one.search.due_s:
+                self._take_turn(one, self._targets[path], link, now_s)
+            self._tell(path, before, one.search)
+
+    def _take_aim(self) -> None:
+        """Begin where there is a path, end where there is none any more."""
+        if self._aim is None:
+            return
+        (ceiling, targets), self._aim = self._aim(), None
+        self._targets = {target.path: target for target in targets if ceiling > self._floor}
+        for path in self._sized.keys() - self._targets.keys():
+            self._tell(path, self._sized.pop(path).search, None)
+        for path in self._targets:
+            one = self._sized.setdefault(path, _Sized(begin(self._floor, ceiling)))
+            before, one.search = one.search, one.search.under(ceiling)
+            self._tell(path, before, one.search)
+
+    def _take_turn(self, one: _Sized, target: Target, link: Link, now_s: float) -> None:
+        seen = self._look(target)
+        if one.asked is not None and seen.padded == one.asked:
+            one.search = one.search.answered(now_s)
+        elif one.asked is not None and seen.up:
+            one.search = one.search.silent(now_s)
+        one.asked = None
+        if seen.up and now_s >= one.search.due_s:
+            self._ask(one, target, link)
+
+    def _ask(self, one: _Sized, target: Target, link: Link) -> None:
+        self._sequence = (self._sequence + 1) % SEQUENCES
+        source, destination = target.source, target.destination
+        packet = probe(source, destination, self._sequence, time.time_ns(), one.search.size)
+        try:
+            link.sendto(packet, (target.device, ether_type(source)))
+        except OSError:  # the device went away, or its MTU is about to be raised
+            self.failures += 1
+        else:
+            one.asked = self._sequence
+
+    def _tell(self, path: Path, before: Search, after: Search | None) -> None:
+        now = _restriction(after)
+        if now != _restriction(before):
+            log.info("path carries", extra={"path": path, "bytes": now})
+            self._found(path, now)
+
+
+def _restriction(search: Search | None) -> int | None:
+    return None if search is None or search.fits == search.ceiling else search.fits

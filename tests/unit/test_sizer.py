@@ -1,0 +1,143 @@
+"""The search for path MTUs, turn after turn: what is asked of which path, and what comes of it."""
+
+from dataclasses import dataclass, field
+
+from meshfabric.model.addresses import parse_address
+from meshfabric.probe.prober import Target
+from meshfabric.probe.search import CONFIRM_S, MAX_DOUBTS
+from meshfabric.probe.sizer import TURN_S, Look, Path, Sizer
+
+OURS, THEIRS = parse_address("10.1.1.1"), parse_address("10.1.2.1")
+FLOOR, CEILING = 1320, 1420
+RED, BLUE = (Target(device, OURS, THEIRS, "n2", at) for at, device in enumerate(("mfwg00", "mfwg11")))
+SEQUENCE = slice(28, 32)  # of a probe over IPv4: the first field behind the headers
+
+
+@dataclass
+class Wires:
+    """Paths that carry so much, each; the datapath behind them, and what the sizer has told."""
+
+    carries: dict[str, int] = field(default_factory=lambda: {"mfwg00": 9000, "mfwg11": 9000})
+    down: set[str] = field(default_factory=set)
+    padded: dict[str, int] = field(default_factory=dict)
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    told: list[tuple[Path, int | None]] = field(default_factory=list)
+    broken: bool = False
+
+    def sendto(self, packet: bytes, address: tuple[str, int]) -> int:
+        """The far node reflects what arrives, and it comes back."""
+        if self.broken:
+            raise OSError
+        device, _ = address
+        self.sent.append((device, len(packet)))
+        if len(packet) <= self.carries[device] and device not in self.down:
+            self.padded[device] = int.from_bytes(packet[SEQUENCE], "big")
+        return len(packet)
+
+    def look(self, target: Target) -> Look:
+        """The state of a path."""
+        return Look(target.device not in self.down, self.padded.get(target.device, 0))
+
+    def found(self, path: Path, carried: int | None) -> None:
+        """Noted."""
+        self.told.append((path, carried))
+
+
+class Stand:
+    """A sizer and its wires, with a clock."""
+
+    def __init__(self, *targets: Target, ceiling: int = CEILING) -> None:
+        self.wires, self.now_s = Wires(), 0.0
+        self.sizer = Sizer(FLOOR, self.wires.look, self.wires.found)
+        self.aim(*targets, ceiling=ceiling)
+
+    def aim(self, *targets: Target, ceiling: int = CEILING) -> None:
+        self.sizer.aim(lambda: (ceiling, targets))
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.sizer.turn(self.wires, self.now_s)
+            self.now_s += TURN_S
+
+
+def test_a_path_as_promised_is_confirmed_now_and_then_and_nothing_is_told() -> None:
+    stand = Stand(RED, BLUE)
+    stand.turn(2)
+    assert stand.wires.sent == [("mfwg00", CEILING), ("mfwg11", CEILING)]
+    stand.turn(int(CONFIRM_S))
+    assert stand.wires.sent[2:] == [("mfwg00", CEILING), ("mfwg11", CEILING)]
+    assert stand.wires.told == []
+
+
+def test_a_path_that_carries_less_is_found_out_and_the_other_is_left_alone() -> None:
+    stand = Stand(RED, BLUE)
+    stand.wires.carries["mfwg00"] = 1370
+    stand.turn(MAX_DOUBTS + 1)
+    assert stand.wires.told == [(RED.path, FLOOR)]
+    stand.turn(20)
+    assert stand.wires.told[-1] == (RED.path, 1360)
+    assert {path for path, _ in stand.wires.told} == {RED.path}
+
+
+def test_what_a_dead_path_loses_tells_nothing() -> None:
+    stand = Stand(RED)
+    stand.turn(2)
+    stand.wires.down.add("mfwg00")
+    stand.turn(100)
+    assert stand.wires.told == []
+    assert len(stand.wires.sent) == 1, "and it is not asked"
+
+
+def test_a_path_that_dies_with_a_probe_under_way_is_asked_again_when_it_lives() -> None:
+    stand = Stand(RED)
+    stand.wires.carries["mfwg00"] = 0
+    stand.turn()
+    stand.wires.down.add("mfwg00")
+    stand.turn(3)
+    stand.wires.down.clear()
+    stand.turn(MAX_DOUBTS)
+    assert stand.wires.told == []
+    stand.turn(1)
+    assert stand.wires.told == [(RED.path, FLOOR)]
+
+
+def test_a_path_that_is_gone_is_told_of() -> None:
+    stand = Stand(RED, BLUE)
+    stand.wires.carries["mfwg00"] = 1370
+    stand.turn(30)
+    stand.wires.told.clear()
+    stand.aim(BLUE)
+    stand.turn()
+    assert stand.wires.told == [(RED.path, None)]
+
+
+def test_another_promise_is_tried() -> None:
+    stand = Stand(RED)
+    stand.turn(2)
+    stand.aim(RED, ceiling=8960)
+    stand.wires.sent.clear()
+    stand.turn()
+    assert stand.wires.sent == [("mfwg00", 8960)]
+
+
+def test_where_the_promise_is_the_least_there_is_nothing_to_find() -> None:
+    stand = Stand(RED, ceiling=FLOOR)
+    stand.wires.carries["mfwg00"] = 0
+    stand.turn(30)
+    assert (stand.wires.sent, stand.wires.told) == ([], [])
+
+
+def test_what_an_earlier_run_found_is_in_force_while_more_is_tried() -> None:
+    stand = Stand(RED)
+    stand.sizer.resume(RED.path, CEILING, 1376)
+    stand.turn(2)
+    assert stand.wires.sent == [("mfwg00", CEILING)]
+    assert stand.wires.told == [(RED.path, None)], "as it came back"
+
+
+def test_what_cannot_be_sent_is_counted_and_tried_again() -> None:
+    stand = Stand(RED)
+    stand.wires.broken = True
+    stand.turn(10)
+    assert stand.sizer.failures == 10
+    assert stand.wires.told == []
