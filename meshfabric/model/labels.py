@@ -19,6 +19,7 @@ RESERVED_PREFIX = "meshfabric.io/"
 NODE_LABEL = RESERVED_PREFIX + "node"
 KIND_LABEL = RESERVED_PREFIX + "kind"
 WORKLOAD_LABEL = RESERVED_PREFIX + "workload"
+CIDR_LABEL = RESERVED_PREFIX + "cidr"  # of networks, which are no workloads: no selector finds them
 
 EVERYTHING = "*"  # as a selector's text
 

@@ -65,9 +65,13 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `prefixes` hold every fabric address."""
+    """`config`: what the fabric is. `prefixes` hold every fabric address.
+
+    `kube_apiservers` are addresses outside: whom policies mean by `{entity: kube-apiserver}`.
+    """
 
     prefixes: tuple[str, ...]
+    kube_apiservers: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     min_version: int = 1
 

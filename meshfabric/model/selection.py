@@ -12,7 +12,8 @@ from collections.abc import Hashable, Iterator, Set
 from typing import Generic, TypeVar
 
 from meshfabric.model.labels import Labels, Selector, Term, matches
-from meshfabric.model.policy import Entity, Policy
+from meshfabric.model.networks import Cidr, Networks
+from meshfabric.model.policy import Entity, Policy, cidrs_of
 from meshfabric.model.uplinks import count
 
 Thing = TypeVar("Thing", bound=Hashable)
@@ -91,9 +92,10 @@ class Selectors(Generic[Thing]):
 
 
 class Selection:
-    """The policies that select a label set, and the label sets that their peers are."""
+    """The policies that select a label set, and the label sets and networks that their peers are."""
 
     def __init__(self) -> None:
+        self.networks = Networks()
         self._policies = Selectors[str]()
         self._sets = LabelSets()
         self._uses: Counter[Selector] = Counter()  # of peers, by policies
@@ -110,6 +112,8 @@ class Selection:
             for selector in peer_selectors(policy) if policy else ():
                 if not count(self._uses, selector, times) and self._members.pop(selector, None) is not None:
                     self._asked.remove(selector)
+            for cidr in set(cidrs_of(policy)) if policy else ():
+                self.networks.use(cidr, times)
 
     def add(self, number: int, labels: Labels) -> None:
         """A label set came into use."""
@@ -127,8 +131,11 @@ class Selection:
         """The names of all policies that select a label set, in no order."""
         return self._policies.find(labels)
 
-    def members(self, selector: Selector) -> Set[int]:
-        """The numbers that a selector selects; of a policy's peer a set that goes on to be right."""
+    def members(self, peer: Selector | Cidr) -> Set[int]:
+        """The numbers that a peer stands for; of a policy's a set that goes on to be right."""
+        return self.networks.members(peer) if isinstance(peer, Cidr) else self._selected(peer)
+
+    def _selected(self, selector: Selector) -> Set[int]:
         known = self._members.get(selector)
         if known is not None:
             return known
@@ -142,7 +149,7 @@ class Selection:
 def peer_selectors(policy: Policy) -> set[Selector]:
     """The selectors among the peers of a policy's rules."""
     peers = {peer for rule in policy.rules for peer in rule.peers or ()}
-    return {peer for peer in peers if not isinstance(peer, Entity)}
+    return {peer for peer in peers if not isinstance(peer, Entity | Cidr)}
 
 
 def _requires(term: Term) -> bool:

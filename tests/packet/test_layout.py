@@ -116,7 +116,7 @@ def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
     sizes = constants(btf, "sizes")
-    for name in ("FIRST_NODE", "PLACES", "MAX_PATHS", "MAX_PREFIXES"):
+    for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "MAX_PREFIXES"):
         assert sizes[name] == getattr(tables, name)
     ports = constants(btf, "probe_port")
     assert (ports["STAMP_PORT"], ports["PROBE_PORT"]) == (packet.STAMP_PORT, packet.PROBE_PORT)

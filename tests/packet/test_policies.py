@@ -3,38 +3,47 @@
 The oracle of the packet tests knows no entries here: it asks `says_who`, which
 reads documents as a person would. So nothing of the way from a document to a
 verdict is shared, and flows that live through a change of policy are judged too.
+What goes to the world is only asked whether the policy stops it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as changed
+from ipaddress import ip_address, ip_network
+from itertools import product
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshfabric.compiler.step import compile_plan
-from meshfabric.model.addresses import parse_address
+from meshfabric.model.addresses import Prefix, format_prefix, parse_address
 from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint, Workload
 from meshfabric.model.plan import Table
 from meshfabric.model.policy import Policy
+from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
+    ADDRESS_KEY,
+    ADDRESS_VALUE,
+    NOWHERE,
     POLICY_FIXED_BITS,
     POLICY_KEY,
     POLICY_VALUE,
     PROTOCOL_BITS,
+    WORLD,
     Direction,
+    Reason,
     Verdict,
 )
 from meshfabric.model.world import Event, Kind
 from meshfabric.model.world import World as Known
-from tests.oracles import says_who
+from tests.oracles import enforces, says_who
 from tests.packet import world as fabric
 from tests.packet.frames import V4, V6, echo, frame, tcp, udp
 from tests.packet.oracle import Oracle
 from tests.packet.rig import Rig, Scene
-from tests.packet.world import Rule, World, standard
-from tests.strategies import LABEL_SETS, SELF, policies
+from tests.packet.world import Owner, Rule, World, standard
+from tests.strategies import APISERVERS, LABEL_SETS, OUTSIDE, SELF, policies
 from tests.strategies import settings as configured
 
 PLACES = {"alpha": fabric.ALPHA, "beta": fabric.BETA, "guest": fabric.GUEST, "host": fabric.HOST}
@@ -64,7 +73,9 @@ class Documented:
     """A scene whose workloads have labels, and whose entries a compiler made."""
 
     def __init__(self, rig: Rig, labels: dict[str, Labels]) -> None:
-        self._known = Known(configured(()))
+        self._known = Known(configured((), WorldMode.TRANSLATE))
+        self._known.apply(Event(Kind.PREFIXES, "", tuple(map(ip_network, standard().prefixes))))
+        self._known.apply(Event(Kind.APISERVERS, "", tuple(map(ip_network, APISERVERS[:2]))))
         for name, own in labels.items():
             self._known.apply(_holder(name, own))
         self.scene = Scene(rig, self._labelled(labels))
@@ -79,8 +90,19 @@ class Documented:
         for name, policy in documents.items():
             self._known.apply(Event(Kind.POLICY, name, policy))
         self._oracle.said = tuple(self._known.policies.values())
-        rules = [_rule(key, value) for key, value in compile_plan(self._known).entries(Table.POLICY)]
-        self.scene.change(lambda world: setattr(world, "rules", rules), *PLACES.values())
+        plan = compile_plan(self._known)
+        rules = [_rule(key, value) for key, value in plan.entries(Table.POLICY)]
+
+        def edit(world: World) -> None:
+            world.rules = rules
+            world.addresses = self._inside | dict(_outside(plan.addresses))
+
+        self.scene.change(edit, *PLACES.values(), WORLD)
+
+    def says(self, subject: str, outside: str, packet: tuple[int, int]) -> bool:
+        """Whether documents let somebody speak to an address outside."""
+        about = self._known.workloads[SELF if subject == "host" else subject].labels
+        return enforces(self._known, about, ip_address(outside), Direction.EGRESS, packet)
 
     def _labelled(self, labels: dict[str, Labels]) -> World:
         world = standard()
@@ -92,6 +114,7 @@ class Documented:
             text: changed(owner, identity=by_place.get(owner.place, fabric.ID_MUTE))
             for text, owner in world.addresses.items()
         }
+        self._inside = world.addresses
         return world
 
 
@@ -103,6 +126,14 @@ def _holder(name: str, labels: Labels) -> Event:
     own = SELF if name == "host" else name
     kind = "host" if name == "host" else "pod"
     return Event(Kind.WORKLOAD, own, Workload(own, kind, labels, (), DEVICES[name], "02:6d:66:01:00:01"))
+
+
+def _outside(addresses: Mapping[bytes, bytes]) -> Iterator[tuple[str, Owner]]:
+    """The compiled entries that are not about workloads."""
+    for key, value in addresses.items():
+        prefix, owner = Prefix(*ADDRESS_KEY.unpack(key)), Owner(*ADDRESS_VALUE.unpack(value))
+        if owner.place in (NOWHERE, WORLD):
+            yield format_prefix(prefix), owner
 
 
 def _rule(key: object, value: object) -> Rule:
@@ -168,3 +199,23 @@ def test_packets_pass_as_the_documents_say(
     scene = Documented(rig, labels)
     for step in [first, *story]:
         step(scene)
+
+
+said = st.fixed_dictionaries({name: policies(name) for name in "pq"})
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(labels=label_sets, story=st.lists(said, min_size=1, max_size=3))
+def test_the_policy_stops_what_goes_to_the_world_as_the_documents_say(
+    rig: Rig, labels: dict[str, Labels], story: list[dict[str, Policy | None]]
+) -> None:
+    """With flows of before each change still there, which had another verdict."""
+    scene = Documented(rig, labels)
+    for words_ in story:
+        scene.say(words_)
+        for source, text, port in product(PLACES, OUTSIDE, (53, 443)):
+            make, protocol = (udp, fabric.UDP) if port == 53 else (tcp, fabric.TCP)
+            family = V6 if ":" in text else V4
+            run = rig.run("from_workload", frame(make(source, text, port, family=family)), DEVICES[source])
+            stopped = run.reason is Reason.POLICY_EGRESS
+            assert stopped is not scene.says(source, text, (protocol, port)), (source, text, port)

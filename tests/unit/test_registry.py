@@ -1,6 +1,7 @@
 """The registry, record by record: what comes in force, what is refused and in which words."""
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from meshfabric.model.addresses import parse_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import KIND_LABEL, NODE_LABEL, WORKLOAD_LABEL, make_labels
 from meshfabric.model.node import RECORD_VERSION, Endpoint
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.store import checks, endpoints
 from meshfabric.store.registry import Raw, endpoint_labels, given_labels
@@ -66,6 +68,20 @@ def test_every_kind_reaches_the_world(node: Follower) -> None:
     assert world.prefixes[""][0].prefixlen == 8
     assert world.allocations["a"].addresses == (parse_address("10.1.0.1"), parse_address("fd00:1::1"))
     assert node.registry.refused == {}
+
+
+def test_the_api_servers_come_and_go_with_the_config_that_names_them(node: Follower) -> None:
+    config = {"prefixes": ["10.0.0.0/8", "fd00::/16"]}
+    named = config | {"kube_apiservers": ["192.0.2.7", "2001:db8::7", "192.0.2.7"]}
+    servers = (ip_network("192.0.2.7/32"), ip_network("2001:db8::7/128"))
+    assert node.take(raw("config", named, 50)) == [Event(Kind.APISERVERS, "", servers)]
+    assert node.take(raw("config", config, 51)) == [Event(Kind.APISERVERS, "", ())]
+    assert node.registry.settled
+    node.take(raw("config", named, 52))
+    assert node.take(gone("config")) == []
+    assert "1 of 1 config" in node.registry.held
+    assert node.world.apiservers[""] == servers
+    assert {Event(Kind.PREFIXES, ""), Event(Kind.APISERVERS, "")} <= set(node.registry.release())
 
 
 def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
@@ -187,6 +203,13 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         ("config", {"prefixes": ["0.0.0.0/0"]}, "cannot be"),
         ("config", {"prefixes": ["ff00::/8"]}, "cannot be"),
         ("config", {"prefixes": ["::/64"]}, "mapped"),
+        (
+            "config",
+            {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["10.1.2.3"]},
+            "in a prefix of the fabric",
+        ),
+        ("config", {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["api"]}, "no IP address"),
+        ("config", {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["192.0.2.1"] * 65}, "65 kube_apiservers"),
         ("config", {"prefixes": [f"10.{i}.0.0/16" for i in range(9)]}, "9 prefixes"),
         ("allocations/b", {"blocks": []}, "0 blocks"),
         ("allocations/b", {"blocks": ["10.2.0.0/31"]}, "too small"),
@@ -201,7 +224,7 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         ("policies/p", {"name": "p", "select": "a"}, "needs ingress or egress"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [{"ports": ["tcp/0"]}]}, "ingress[0]"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [], "new": 1}, "new"),
-        ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": 3}, "newer agent"),
+        ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": LANGUAGE + 1}, "newer agent"),
     ],
 )
 def test_refused_words_of_operators(node: Follower, path: str, value: dict[str, Any], why: str) -> None:
