@@ -15,6 +15,7 @@ from meshfabric.model.labels import Labels
 from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Plan, Table
 from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier
+from meshfabric.model.ports import PROTOCOLS
 from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
     ADDRESS_KEY,
@@ -34,6 +35,8 @@ from tests.strategies import MEANING, PORT_MEANING
 
 ANYONE, ANYONE_OUTSIDE, ELSEWHERE = 0, 1, 2
 KEY_BITS, ADDRESS_BITS = 96, 128
+
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 Outside = IPv4Address | IPv6Address
 Whom = Labels | Outside | None
@@ -62,7 +65,8 @@ def says_who(
             for policy in asked
             if policy.tier is tier and priority in (None, policy.priority)
             for rule in _rules(policy, direction) or ()
-            if _covers(rule, own_host, peer, packet, apiservers)
+            if _covers_peer(rule, own_host, peer, apiservers)
+            and _covers_port(rule, subject if direction is Direction.INGRESS else peer, packet)
         }
 
     for priority in sorted({policy.priority for policy in asked}):
@@ -94,11 +98,20 @@ def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
     return policy.ingress if direction is Direction.INGRESS else policy.egress
 
 
-def _covers(
-    rule: Rule, own_host: Labels | None, peer: Whom, packet: tuple[int, int], apiservers: Iterable[Network]
-) -> bool:
-    fits = rule.peers is None or any(_is(one, own_host, peer, apiservers) for one in rule.peers)
-    return fits and (rule.ports is None or any(PORT_MEANING[ports](*packet) for ports in rule.ports))
+def _covers_peer(rule: Rule, own_host: Labels | None, peer: Whom, apiservers: Iterable[Network]) -> bool:
+    return rule.peers is None or any(_is(one, own_host, peer, apiservers) for one in rule.peers)
+
+
+def _covers_port(rule: Rule, spoken_to: Whom, packet: tuple[int, int]) -> bool:
+    """A port by its name is the one that the end which is spoken to has under it."""
+    names = dict(spoken_to) if isinstance(spoken_to, tuple) else {}
+    return rule.ports is None or any(
+        names.get(f"port.meshfabric.io/{ports.name}") == f"{PROTOCOL_NAMES[packet[0]]}.{packet[1]}"
+        and PROTOCOLS[PROTOCOL_NAMES[packet[0]]] == ports.protocol
+        if ports.name
+        else PORT_MEANING[ports](*packet)
+        for ports in rule.ports
+    )
 
 
 def _is(wanted: Peer, own_host: Labels | None, peer: Whom, apiservers: Iterable[Network]) -> bool:

@@ -48,6 +48,8 @@ LABEL_SETS: tuple[Labels, ...] = tuple(
             {"app": "web", "tier": "gold"},
             {"tier": "tin"},
             {"meshfabric.io/kind": "host", "meshfabric.io/node": "n2"},
+            {"app": "web", "port.meshfabric.io/http": "tcp.443"},
+            {"app": "db", "port.meshfabric.io/http": "tcp.444", "port.meshfabric.io/dns": "udp.53"},
         ],
     )
 )
@@ -56,6 +58,7 @@ Says = Callable[[Mapping[str, str]], bool]
 SELECTORS: dict[str, Says] = {
     "*": lambda labels: True,
     "app=web": lambda labels: labels.get("app") == "web",
+    "app=db": lambda labels: labels.get("app") == "db",
     "app!=web": lambda labels: labels.get("app") != "web",
     "app in (web, db)": lambda labels: labels.get("app") in ("web", "db"),
     "app notin (web, db)": lambda labels: labels.get("app") not in ("web", "db"),
@@ -102,7 +105,7 @@ PEERS: tuple[PeerText, ...] = (
 )
 PRIORITIES = (0, 1, 1000, None)
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 Allows = Callable[[int, int], bool]
 PORTS: dict[str, Allows] = {
     "tcp": lambda protocol, port: protocol == TCP,
@@ -111,16 +114,22 @@ PORTS: dict[str, Allows] = {
     "udp/8000-8100": lambda protocol, port: protocol == UDP and 8000 <= port <= 8100,
     "udp/53": lambda protocol, port: (protocol, port) == (UDP, 53),
     "icmp": lambda protocol, port: protocol == ICMP,
+    "icmp/8": lambda protocol, port: (protocol, port) == (ICMP, 8),
+    "icmpv6/128": lambda protocol, port: (protocol, port) == (ICMPV6, 128),
+    "icmp/timestamp-request": lambda protocol, port: (protocol, port) == (ICMP, 13),
 }
 PORT_MEANING: dict[Ports, Allows] = {parse_ports(text): allows for text, allows in PORTS.items()}
+NAMED_PORTS = ("tcp/http", "udp/dns", "tcp/dns")
+"""Among the ports of documents: they mean what a workload says of them, which an oracle has to look up."""
 
 PACKETS = (
     *((TCP, port) for port in (0, 1, 442, 443, 444, 65535)),
     *((UDP, port) for port in (53, 7999, 8000, 8063, 8100, 8101)),
-    (ICMP, 0x0800),
+    *((ICMP, kind) for kind in (3, 8, 13)),
+    *((ICMPV6, kind) for kind in (128, 135)),
     (132, 443),
 )
-"""(protocol, port) at the edges of everything in `PORTS`; SCTP is in none."""
+"""(protocol, port) at the edges of everything in `PORTS`, for ICMP the type; SCTP is in none."""
 
 LOCAL: dict[str, tuple[str, str, tuple[str, ...]]] = {
     SELF: ("host", "mfhost1", ("10.1.1.1", "fd00:1::1")),
@@ -263,7 +272,7 @@ def _documents(
     name: str, actions: tuple[str, ...], least: int, **more: st.SearchStrategy[Any]
 ) -> st.SearchStrategy[PolicyText]:
     peers = st.none() | st.lists(st.sampled_from(PEERS), max_size=2)
-    ports = st.none() | st.lists(st.sampled_from(sorted(PORTS)), max_size=2)
+    ports = st.none() | st.lists(st.sampled_from([*sorted(PORTS), *NAMED_PORTS]), max_size=2)
     action = st.sampled_from(actions)
     ingress = st.lists(st.builds(IngressText, peers, ports, action), min_size=least, max_size=3)
     egress = st.lists(st.builds(EgressText, peers, ports, action), min_size=least, max_size=3)

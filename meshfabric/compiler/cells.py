@@ -46,11 +46,12 @@ EVERYTHING: Block = (0, 0, 0)
 
 
 class Weighed(NamedTuple):
-    """A rule as its pairs need it."""
+    """A rule as its pairs need it. `port`: a name, of which the peer has the number; then without blocks."""
 
     precedence: int
     action: Action
     blocks: tuple[Block, ...]
+    port: Ports | None = None
 
     @property
     def passes(self) -> bool:

@@ -7,13 +7,18 @@ of the two in each direction, which says what becomes of what no rule covers, an
 pairs with those whom its rules name. What stands in the entries of a pair is the
 business of `compiler.cells`; here is who is in a pair, and by which rules.
 
+**Names of ports** are those of the end that was spoken to. Coming in, that is the
+subject: a rule has numbers from the start. Going out it is the peer: the rule is
+about those who have the name, also where it names nobody, and gets its number
+from each one's labels.
+
 **Entities.** `host` is the identity of the node's own host workload, `fabric` is
 ANY_PEER, `world` ANY_WORLD, and a rule that names no peers is about both.
 `kube-apiserver` are networks of one address each, and a CIDR is all networks that
 it covers (`model.networks`).
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from meshfabric.compiler.cells import (
@@ -32,7 +37,9 @@ from meshfabric.model.labels import Labels, Selector, matches
 from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.policy import LAST_PRIORITY, Action, Entity, Policy, Rule, Tier, cidrs_of
-from meshfabric.model.selection import peer_selectors
+from meshfabric.model.portnames import resolved, split
+from meshfabric.model.ports import Ports
+from meshfabric.model.selection import holders, peer_selectors
 from meshfabric.model.tables import Direction, policy_key
 from meshfabric.model.world import World
 
@@ -67,7 +74,7 @@ def subjects(world: World) -> Set[int]:
 def rules_of(world: World, labels: Labels) -> Rules:
     """What the policies say of a label set, by direction."""
     selecting = [world.policies[name] for name in sorted(world.selection.policies(labels))]
-    return {direction: _ruled(world, selecting, direction) for direction in Direction}
+    return {direction: _ruled(world, labels, selecting, direction) for direction in Direction}
 
 
 def pair_entries(world: World, rules: Rules, subject: int, peers: Set[int]) -> dict[int, Entries]:
@@ -113,7 +120,7 @@ def named(world: World, policy: Policy) -> set[int]:
     return found.union(*map(world.selection.members, chosen))
 
 
-def _ruled(world: World, selecting: Iterable[Policy], direction: Direction) -> Ruled:
+def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction: Direction) -> Ruled:
     ruling = [policy for policy in selecting if _side(policy, direction)[0] is not None]
     normal = [policy for policy in ruling if policy.tier is Tier.NORMAL]
     denies = any(_side(policy, direction)[1] is Action.DENY for policy in normal)
@@ -128,7 +135,10 @@ def _ruled(world: World, selecting: Iterable[Policy], direction: Direction) -> R
     for policy in ruling:
         if policy.tier is not Tier.BASELINE or not normal:
             for rule in _side(policy, direction)[0] or ():
-                _add(world, ruled, rule, _weigh(policy, rule))
+                if direction is Direction.INGRESS:
+                    _add_numbered(world, ruled, rule, _weigh(policy, rule, _at(rule.ports, labels)))
+                else:
+                    _add_outgoing(world, ruled, policy, rule)
     for rules in ruled.anyone.values():
         rules.append(default)
     return ruled
@@ -144,13 +154,32 @@ def _passes(policy: Policy, direction: Direction) -> bool:
     return any(rule.action is Action.PASS for rule in _side(policy, direction)[0] or ())
 
 
-def _weigh(policy: Policy, rule: Rule) -> Weighed:
+def _weigh(policy: Policy, rule: Rule, ports: tuple[Ports, ...] | None) -> Weighed:
     above = 0 if policy.tier is Tier.NORMAL else LAST_PRIORITY - policy.priority
     precedence = BASE_PRECEDENCE[policy.tier] + above * PRIORITY_STEP + RANK[rule.action]
-    return Weighed(precedence, rule.action, tuple(blocks_of(rule.ports)))
+    return Weighed(precedence, rule.action, tuple(blocks_of(ports)))
 
 
-def _add(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
+def _at(ports: tuple[Ports, ...] | None, labels: Labels) -> tuple[Ports, ...] | None:
+    """Ports with the numbers that their names have at a label set; names that it does not have left out."""
+    if ports is None:
+        return None
+    return tuple(found for one in ports if (found := resolved(one, labels)) is not None)
+
+
+def _add_outgoing(world: World, ruled: Ruled, policy: Policy, rule: Rule) -> None:
+    numbers, names = split(rule.ports)
+    _add_numbered(world, ruled, rule, _weigh(policy, rule, numbers))
+    for port in names:
+        weighed = _weigh(policy, rule, ())._replace(port=port)
+        ruled.named.extend((world.selection.members(one), weighed) for one in holders(rule, port))
+        if Entity.HOST in (rule.peers or ()):
+            ruled.own_host.append(weighed)
+
+
+def _add_numbered(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
+    if not weighed.blocks:
+        return
     for peer in (Entity.FABRIC, Entity.WORLD) if rule.peers is None else rule.peers:
         match peer:
             case Entity.FABRIC:
@@ -168,15 +197,32 @@ def _add(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
 def _about(world: World, ruled: Ruled, direction: Direction, peers: Set[int]) -> Mapping[int, list[Weighed]]:
     """The rules about each of these peers that there are any about."""
     found = {peer: rules for peer, rules in ruled.anyone.items() if peer in peers}
+    of_names: dict[tuple[int, Ports], Weighed] = {}
     for members, weighed in ruled.named:
         for peer in members & peers:
-            found.setdefault(peer, []).append(weighed)
+            found.setdefault(peer, []).extend(_numbered(world, weighed, peer, of_names))
     host = _local_host(world)
     if host in peers:
         own = [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
-        if own:
-            found[host] = [*found.get(host, []), *own]
+        numbered = [one for weighed in own for one in _numbered(world, weighed, host, of_names)]
+        if numbered:
+            found[host] = [*found.get(host, []), *numbered]
     return found
+
+
+def _numbered(
+    world: World, weighed: Weighed, peer: int, of_names: dict[tuple[int, Ports], Weighed]
+) -> Iterator[Weighed]:
+    """A rule as it is about one peer, the same object for all that have the same number; none where the
+    peer's port is of another protocol, or it has none of the name.
+    """
+    if weighed.port is None:
+        yield weighed
+        return
+    port = resolved(weighed.port, world.labels[peer])
+    if port is not None:
+        blocks = tuple(blocks_of((port,)))
+        yield of_names.setdefault((id(weighed), port), weighed._replace(blocks=blocks, port=None))
 
 
 def _local_host(world: World) -> int:

@@ -94,7 +94,7 @@ class GrantRecord(msgspec.Struct, frozen=True):
 
 
 class EndpointRecord(msgspec.Struct, frozen=True):
-    """`endpoints/<node>/<address>`: one address of one workload."""
+    """`endpoints/<node>/<address>`: one address of one workload; `ports` by name, as `tcp/8080`."""
 
     workload: str
     kind: str
@@ -103,6 +103,7 @@ class EndpointRecord(msgspec.Struct, frozen=True):
     handoff_to: str = ""
     version: int = RECORD_VERSION
     min_version: int = 1
+    ports: dict[str, str] = {}
 
 
 class Allocation(msgspec.Struct, frozen=True):

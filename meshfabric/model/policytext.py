@@ -38,8 +38,8 @@ from meshfabric.model.policy import (
     Rules,
     Tier,
 )
-from meshfabric.model.ports import parse_ports
-from meshfabric.model.versions import TIERS
+from meshfabric.model.ports import is_plain, parse_ports
+from meshfabric.model.versions import FIRST, OUTSIDE, TIERS
 
 SelectorText = str | dict[str, str]
 _DATE_TIME = re.compile(
@@ -100,7 +100,7 @@ def stamped(text: PolicyText) -> PolicyText:
 def needs(text: PolicyText) -> int:
     """The `min_version` from which on agents understand all of a document."""
     old = PolicyText(text.name, text.select, text.ingress, text.egress, text.description, text.min_version)
-    return max([1 if text == old else TIERS, *map(_rule_needs, _rule_texts(text))])
+    return max([FIRST if text == old else TIERS, *map(_rule_needs, _rule_texts(text))])
 
 
 def read_policy(text: PolicyText, place: str = "") -> Policy:
@@ -205,7 +205,8 @@ def _rule(document: PolicyText, text: RuleText, place: str) -> Rule:
 
 def _rule_needs(text: RuleText) -> int:
     plain = text.action == Action.ALLOW.value and text.expires is None
-    return max([1 if plain else TIERS, *map(peer_needs, text.peers or ())])
+    ports = FIRST if all(map(is_plain, text.ports or ())) else OUTSIDE
+    return max([FIRST if plain else TIERS, ports, *map(peer_needs, text.peers or ())])
 
 
 def _rule_texts(text: PolicyText) -> Iterator[RuleText]:

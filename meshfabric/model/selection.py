@@ -13,7 +13,9 @@ from typing import Generic, TypeVar
 
 from meshfabric.model.labels import Labels, Selector, Term, matches
 from meshfabric.model.networks import Cidr, Networks
-from meshfabric.model.policy import Entity, Policy, cidrs_of
+from meshfabric.model.policy import Entity, Policy, Rule, cidrs_of
+from meshfabric.model.portnames import split, with_port
+from meshfabric.model.ports import Ports
 from meshfabric.model.uplinks import count
 
 Thing = TypeVar("Thing", bound=Hashable)
@@ -147,9 +149,24 @@ class Selection:
 
 
 def peer_selectors(policy: Policy) -> set[Selector]:
-    """The selectors among the peers of a policy's rules."""
-    peers = {peer for rule in policy.rules for peer in rule.peers or ()}
-    return {peer for peer in peers if not isinstance(peer, Entity | Cidr)}
+    """Those whom a policy's rules find by their labels, or in the end by a name of their ports."""
+    found = {one for rule in policy.ingress or () for one in _selectors(rule)}
+    for rule in policy.egress or ():
+        numbers, names = split(rule.ports)
+        if numbers or numbers is None:
+            found.update(_selectors(rule))
+        found.update(selector for port in names for selector in holders(rule, port))
+    return found
+
+
+def holders(rule: Rule, port: Ports) -> Iterator[Selector]:
+    """Those of the peers of a rule for what goes out who have a port of this name; the own host aside."""
+    anyone = rule.peers is None or Entity.FABRIC in rule.peers
+    return (with_port(selector, port.name) for selector in (((),) if anyone else _selectors(rule)))
+
+
+def _selectors(rule: Rule) -> Iterator[Selector]:
+    return (peer for peer in rule.peers or () if not isinstance(peer, Entity | Cidr))
 
 
 def _requires(term: Term) -> bool:

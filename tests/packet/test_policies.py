@@ -12,8 +12,10 @@ from dataclasses import replace as changed
 from ipaddress import ip_address, ip_network
 from itertools import product
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import ICMP
 
 from meshfabric.compiler.step import compile_plan
 from meshfabric.model.addresses import Prefix, format_prefix, parse_address
@@ -21,6 +23,7 @@ from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint, Workload
 from meshfabric.model.plan import Table
 from meshfabric.model.policy import Policy
+from meshfabric.model.policytext import IngressText, PolicyText, read_policy
 from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
     ADDRESS_KEY,
@@ -35,11 +38,12 @@ from meshfabric.model.tables import (
     Reason,
     Verdict,
 )
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.model.world import World as Known
 from tests.oracles import enforces, says_who
 from tests.packet import world as fabric
-from tests.packet.frames import V4, V6, echo, frame, tcp, udp
+from tests.packet.frames import V4, V6, echo, frame, ip, tcp, udp
 from tests.packet.oracle import Oracle
 from tests.packet.rig import Rig, Scene
 from tests.packet.world import Owner, Rule, World, standard
@@ -152,12 +156,14 @@ def _rule(key: object, value: object) -> Rule:
 def packets(draw: st.DrawFn, source: str, destination: str) -> bytes:
     """At the edges of what the documents name; answers too."""
     family = draw(st.sampled_from([V4, V6]))
-    kind = draw(st.sampled_from(["tcp", "tcp back", "udp", "udp back", "echo"]))
+    kind = draw(st.sampled_from(["tcp", "tcp back", "udp", "udp back", "echo", "timestamp"]))
     ports = {"sport": 40000, "port": draw(st.sampled_from(TCP_PORTS if "tcp" in kind else UDP_PORTS))}
     if kind.endswith("back"):
         ports = {"sport": ports["port"], "port": ports["sport"]}
     if kind == "echo":
         return echo(source, destination, family)
+    if kind == "timestamp":
+        return bytes(ip(source, destination) / ICMP(type="timestamp-request"))
     if "udp" in kind:
         return udp(source, destination, family=family, **ports)
     return tcp(source, destination, flags="SA" if "back" in kind else "S", family=family, **ports)
@@ -199,6 +205,39 @@ def test_packets_pass_as_the_documents_say(
     scene = Documented(rig, labels)
     for step in [first, *story]:
         step(scene)
+
+
+def one_rule(ports: list[str]) -> Policy:
+    """Only this may come in to db."""
+    return read_policy(PolicyText("p", "app=db", [IngressText(None, ports)], min_version=LANGUAGE))
+
+
+@pytest.mark.parametrize("family", [V4, V6])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_type_of_icmp_is_its_questions_and_their_answers_alone(
+    rig: Rig, family: int, numbered: bool
+) -> None:
+    """alpha asks beta; what beta asks is another conversation, which alpha answers to nobody."""
+    web, db, other = LABEL_SETS[1], LABEL_SETS[2], LABEL_SETS[4]
+    scene = Documented(rig, {"alpha": web, "beta": db, **dict.fromkeys(["guest", "host", *FAR_AWAY], other)})
+    ping = ("icmp/8" if family == V4 else "icmpv6/128") if numbered else "icmp/echo-request"
+    ping = ping.replace("icmp/e", "icmpv6/e") if family == V6 else ping
+    clock = bytes(ip("alpha", "beta") / ICMP(type="timestamp-request"))
+
+    def ask(packet: bytes, sender: str = "alpha") -> Reason | None:
+        return scene.scene.from_workload(DEVICES[sender], frame(packet))
+
+    scene.say({"p": one_rule(["tcp"])})
+    assert ask(echo("alpha", "beta", family)) is Reason.POLICY_INGRESS
+    scene.say({"p": one_rule([ping])})
+    assert ask(echo("beta", "alpha", family, reply=True), "beta") is Reason.POLICY_EGRESS  # nobody asked
+    assert ask(echo("alpha", "beta", family)) is Reason.FORWARDED_TO_LOCAL
+    assert ask(echo("beta", "alpha", family, reply=True), "beta") is Reason.FORWARDED_TO_LOCAL
+    assert ask(tcp("alpha", "beta", 8, family=family)) is Reason.POLICY_INGRESS
+    assert ask(clock) is Reason.POLICY_INGRESS
+    scene.say({"p": one_rule(["icmp/timestamp-request"])})
+    assert ask(echo("alpha", "beta", family)) is Reason.POLICY_INGRESS
+    assert ask(clock) is Reason.FORWARDED_TO_LOCAL
 
 
 said = st.fixed_dictionaries({name: policies(name) for name in "pq"})

@@ -114,6 +114,8 @@ def test_in_a_record_of_old_they_are_labels() -> None:
         PolicyText("p", "*", None, [EgressText(["10.0.0.0/8"])], min_version=OUTSIDE),
         document(IngressText([{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}]), version=OUTSIDE),
         document(IngressText(["app=web", {"entity": "world"}]), version=OUTSIDE),
+        document(IngressText(None, ["tcp/443", "tcp/http"]), version=OUTSIDE),
+        document(IngressText(None, ["icmpv6/128"]), version=OUTSIDE),
         document(IngressText([{"entity": "kube-apiserver"}]), tier="admin", version=OUTSIDE),
     ],
 )
@@ -181,8 +183,7 @@ def test_what_they_understand_is_not() -> None:
         ),
         (document(IngressText([{"node": "N1"}])), "node 'N1' is no valid name"),
         (document(IngressText([{"app": "a", "node": "b"}])), '(write labels as text: "app=a,node=b")'),
-        (document(IngressText(None, ["tcp/http"])), "'tcp/http' names its port, and a workload has no names"),
-        (document(IngressText(None, ["udp/dns-tcp"])), "names its port"),
+        (document(IngressText(None, ["icmp/echo-reply"])), "an answer passes with its question"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_field(text: PolicyText, said: str) -> None:

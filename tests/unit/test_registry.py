@@ -11,6 +11,7 @@ from meshfabric.model.addresses import parse_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import KIND_LABEL, NODE_LABEL, WORKLOAD_LABEL, make_labels
 from meshfabric.model.node import RECORD_VERSION, Endpoint
+from meshfabric.model.portnames import named_ports
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.store import checks, endpoints
@@ -95,6 +96,16 @@ def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
         endpoint_labels("pod", "a", {NODE_LABEL: "b"})
 
 
+def test_ports_by_name_need_no_grant_and_are_part_of_who_it_is(node: Follower) -> None:
+    ports = {"http": "tcp/8080"}
+    node.take(raw("endpoints/a/10.1.0.7", endpoint_value(labels={"app": "web"}) | {"ports": ports}))
+    web = node.world.endpoints[parse_address("10.1.0.7")]
+    assert web.labels == endpoint_labels("pod", "a", {"app": "web"}, ports)
+    assert (given_labels(web.labels), named_ports(web.labels)) == ({"app": "web"}, ports)
+    (kept,) = [one for one in node.registry.records() if one.key.endswith(b"10.1.0.7")]
+    assert msgspec.json.decode(kept.value or b"")["ports"] == ports
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "why"),
     [
@@ -112,6 +123,9 @@ def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
         ("10.1.0.7", {"handoff_to": "Ü"}, "handoff_to"),
         ("10.1.0.7", {"labels": {str(i): "x" for i in range(65)}}, "65 labels"),
         ("10.1.0.7", {"min_version": RECORD_VERSION + 1}, "newer agent"),
+        ("10.1.0.7", {"labels": {"port.meshfabric.io/http": "tcp.80"}}, "not granted"),
+        ("10.1.0.7", {"labels": {}, "ports": {"http": "80"}}, "ports: unknown protocol"),
+        ("10.1.0.7", {"labels": {}, "ports": {"HTTP": "tcp/80"}}, "no name of a port"),
         ("10.2.0.7", {}, "in no block or pool of node a"),
         ("11.0.0.1", {}, "in no block or pool"),
     ],
