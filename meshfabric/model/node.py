@@ -65,9 +65,13 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `prefixes` hold every fabric address."""
+    """`config`: what the fabric is. `prefixes` hold every fabric address.
+
+    `kube_apiservers` are addresses outside: whom policies mean by `{entity: kube-apiserver}`.
+    """
 
     prefixes: tuple[str, ...]
+    kube_apiservers: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     min_version: int = 1
 
@@ -90,7 +94,7 @@ class GrantRecord(msgspec.Struct, frozen=True):
 
 
 class EndpointRecord(msgspec.Struct, frozen=True):
-    """`endpoints/<node>/<address>`: one address of one workload."""
+    """`endpoints/<node>/<address>`: one address of one workload; `ports` by name, as `tcp/8080`."""
 
     workload: str
     kind: str
@@ -99,6 +103,7 @@ class EndpointRecord(msgspec.Struct, frozen=True):
     handoff_to: str = ""
     version: int = RECORD_VERSION
     min_version: int = 1
+    ports: dict[str, str] = {}
 
 
 class Allocation(msgspec.Struct, frozen=True):

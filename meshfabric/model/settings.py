@@ -31,6 +31,13 @@ class PodPair(StrEnum):
     VETH = "veth"
 
 
+class WorldMode(StrEnum):
+    """Whether workloads speak with the world outside of the fabric."""
+
+    OFF = "off"
+    TRANSLATE = "translate"
+
+
 class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed."""
 
@@ -89,4 +96,5 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe: ProbeSettings = ProbeSettings()
     wireguard: WireGuardKind = WireGuardKind.AUTO
     pods: PodPair = PodPair.AUTO
+    world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from meshfabric.model.addresses import Network
 from meshfabric.model.world import Event, Kind
-from meshfabric.store.checks import read_record
+from meshfabric.store.checks import Fact, read_apiservers, read_record
 from meshfabric.store.endpoints import Endpoints
 from meshfabric.store.entries import Entries
 from meshfabric.store.guard import ALWAYS_ALLOWED, describe, too_many
@@ -32,7 +33,7 @@ __all__ = ["Raw", "Registry", "endpoint_labels", "given_labels"]
 
 EVENTS = {
     RecordKind.REVOKED: Kind.REVOKED,
-    RecordKind.CONFIG: Kind.PREFIXES,
+    RecordKind.CONFIG: Kind.PREFIXES,  # and APISERVERS
     RecordKind.ALLOCATION: Kind.ALLOCATION,
     RecordKind.NODE: Kind.NODE,
     RecordKind.ALIVE: Kind.ALIVE,
@@ -40,7 +41,7 @@ EVENTS = {
     RecordKind.ENDPOINT: Kind.ENDPOINT,
 }
 """What the world hears of (not of grants), in the order in which it does; removals go backwards."""
-RANK = {kind: rank for rank, kind in enumerate(EVENTS.values())}
+RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), Kind.APISERVERS))}
 MARKS = (RecordKind.REVOKED, RecordKind.ALIVE)
 """Their being there says all; a tombstone cuts whatever is written on it."""
 
@@ -252,6 +253,8 @@ class Registry:
         for key, old, new in self._entries.changes():
             if key.kind in EVENTS:
                 yield _Change(EVENTS[key.kind], key.name, old and old.value, new and new.value)
+            if key.kind is RecordKind.CONFIG and (_apiservers(old) or ()) != (_apiservers(new) or ()):
+                yield _Change(Kind.APISERVERS, key.name, _apiservers(old), _apiservers(new))
 
     def _endpoints_changed(self) -> Iterator[_Change]:
         for address, old, new in self._endpoints.changes():
@@ -296,6 +299,11 @@ class Registry:
         for kind in (RecordKind.CONFIG, RecordKind.ALLOCATION, RecordKind.NODE, RecordKind.POLICY):
             known[EVENTS[kind]] += self._entries.count(kind)
         return known
+
+
+def _apiservers(config: Fact | None) -> tuple[Network, ...] | None:
+    """Those that a config record names; None if there is no record."""
+    return read_apiservers(config.record) if config else None
 
 
 def _tally(gone: Iterable[tuple[Kind, Hashable]]) -> Counter[Kind]:
