@@ -41,19 +41,26 @@ def tunnel_entries(world: World, local: int, remote: int) -> Entries:
 
 
 def uplink_table_entries(world: World) -> Entries:
-    """One routing table an uplink, with nothing but that uplink, so that a tunnel never wanders."""
+    """One routing table an uplink, with nothing but that uplink, so that a tunnel never wanders.
+
+    The MTU is locked: what routers tell is not believed. Else WireGuard's packets of more than a router takes
+    would be cut up here one by one, and its large batches be refused: TCP at 2 Mbit/s was seen. So they go on
+    without "do not fragment" (or, by IPv6, are lost), and probes find out what fits (`probe.search`).
+    """
     entries: Entries = {}
     for slot, wanted in enumerate(world.settings.uplinks):
         table = world.settings.datapath.table_base + slot
         for destination in DEFAULT_ROUTES.values():
             entries[Table.ROUTES, (table, destination, UNREACHABLE_METRIC)] = Route()
         link = world.links.get(wanted.device)
-        for address in link.addresses if link and link.up else ():
+        if link is None or not link.up:
+            continue
+        for address in link.addresses:
             network = str(ip_interface(address).network)
-            entries[Table.ROUTES, (table, network, 0)] = Route(wanted.device)
-        for gateway in wanted.gateways if link and link.up else ():
+            entries[Table.ROUTES, (table, network, 0)] = Route(wanted.device, mtu=link.mtu)
+        for gateway in wanted.gateways:
             destination = DEFAULT_ROUTES[family_of(gateway)]
-            entries[Table.ROUTES, (table, destination, 0)] = Route(wanted.device, gateway)
+            entries[Table.ROUTES, (table, destination, 0)] = Route(wanted.device, gateway, mtu=link.mtu)
     return entries
 
 

@@ -8,7 +8,7 @@ these functions too.
 import errno
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,16 @@ _UNICAST, _UNREACHABLE = 1, 7  # RTN_*
 _SCOPE_LINK = 253
 _ONLINK = 4  # RTNH_F_ONLINK
 _NUD_PERMANENT = 0x80
+_MTU_LOCK = 1 << 2  # RTAX_MTU, in RTAX_LOCK
 
 
 @dataclass(frozen=True, order=True)
 class Route:
     """One route. `destination` has a prefix length; an `unreachable` one has no device.
 
-    `source` is the address that the host's own packets get. Equal routes may
-    be written differently (metric 0 is 1024 for IPv6): compare `normal()`.
+    `source` is the address that the host's own packets get, `mtu` is locked: no ICMP error
+    lowers it, and IPv4 packets go without "do not fragment"; 0 leaves it to the kernel. Equal
+    routes may be written differently (metric 0 is 1024 for IPv6): compare `normal()`.
     """
 
     destination: str
@@ -46,6 +48,7 @@ class Route:
     metric: int = 0
     onlink: bool = False
     unreachable: bool = False
+    mtu: int = 0
 
     def normal(self) -> "Route":
         """The one way of writing it that `observe_routes` gives."""
@@ -53,7 +56,7 @@ class Route:
         metric = self.metric or (_IPV6_METRIC if network.version == 6 else 0)
         gateway = str(ip_address(self.gateway)) if self.gateway else ""
         source = str(ip_address(self.source)) if self.source else ""
-        return Route(str(network), self.device, gateway, source, metric, self.onlink, self.unreachable)
+        return replace(self, destination=str(network), gateway=gateway, source=source, metric=metric)
 
     @property
     def family(self) -> int:
@@ -185,7 +188,13 @@ def _route(message: Any, names: Mapping[int, str]) -> Route:
         metric=message.get_attr("RTA_PRIORITY") or 0,
         onlink=bool(message["flags"] & _ONLINK),
         unreachable=unreachable,
+        mtu=_locked_mtu(message.get_attr("RTA_METRICS")),
     )
+
+
+def _locked_mtu(metrics: Any) -> int:
+    locked = metrics and (metrics.get_attr("RTAX_LOCK") or 0) & _MTU_LOCK
+    return metrics.get_attr("RTAX_MTU") or 0 if locked else 0
 
 
 def _message(one: Route, table: int, protocol: int, devices: Mapping[str, int]) -> dict[str, object]:
@@ -202,6 +211,8 @@ def _message(one: Route, table: int, protocol: int, devices: Mapping[str, int]) 
         message["scope"] = _SCOPE_LINK if one.family == socket.AF_INET else 0
     if one.source:
         message["prefsrc"] = one.source
+    if one.mtu:
+        message["metrics"] = {"lock": _MTU_LOCK, "mtu": one.mtu}
     return message | ({"flags": _ONLINK} if one.onlink else {})
 
 

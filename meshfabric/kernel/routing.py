@@ -70,7 +70,9 @@ class Routing:
 
     def _routes(self) -> dict[Key, Value]:
         return {
-            (table, route.destination, _metric(route)): plan.Route(route.device, route.gateway, route.source)
+            (table, route.destination, _metric(route)): plan.Route(
+                route.device, route.gateway, route.source, route.mtu
+            )
             for table in self._own_tables
             for route in observe_routes(table, PROTOCOL)
         }
@@ -136,4 +138,5 @@ def _kernel_route(destination: str, metric: int, route: plan.Route) -> links.Rou
         metric,
         onlink=bool(route.gateway),
         unreachable=not route.device,
+        mtu=route.mtu,
     )

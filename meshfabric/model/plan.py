@@ -75,11 +75,15 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A route (key: table, destination, metric). No device: unreachable."""
+    """A route (key: table, destination, metric). No device: unreachable.
+
+    `mtu` in bytes, whatever routers on the way say of it; 0: the device's, less where they say so.
+    """
 
     device: str = ""
     gateway: str = ""
     source: str = ""
+    mtu: int = 0
 
 
 class FairQueue(msgspec.Struct, frozen=True):

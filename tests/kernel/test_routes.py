@@ -30,6 +30,8 @@ SETS: list[set[Route]] = [
         Route("fd00::/16", "mfhost1", metric=4096),
     },
     {Route("192.0.2.0/24", "mfhost0"), Route("0.0.0.0/0", "mfhost0", "192.0.2.1")},
+    {Route("192.0.2.0/24", "mfhost0", mtu=1400), Route("fd00::/16", "mfhost0", mtu=1400)},
+    {Route("192.0.2.0/24", "mfhost0", mtu=1500), Route("fd00::/16", "mfhost1", mtu=9000)},
     {Route("fd00::/16", "mfhost0", GATEWAY6, "fd00::1", 1024, onlink=True)},
 ]
 

@@ -126,10 +126,10 @@ def test_an_uplinks_table_holds_that_uplink_and_ends_unreachable() -> None:
     _, plan = full_world(Event(Kind.LINK, "eth1"))
     routes = {key: value for key, value in plan.table(Table.ROUTES).items() if key[0] != 254}
     assert routes == {
-        (19780, "192.0.2.0/24", 0): Route("eth0"),
-        (19780, "2001:db8::/64", 0): Route("eth0"),
-        (19780, "0.0.0.0/0", 0): Route("eth0", "192.0.2.254"),
-        (19780, "::/0", 0): Route("eth0", "2001:db8::fe"),
+        (19780, "192.0.2.0/24", 0): Route("eth0", mtu=1500),
+        (19780, "2001:db8::/64", 0): Route("eth0", mtu=1500),
+        (19780, "0.0.0.0/0", 0): Route("eth0", "192.0.2.254", mtu=1500),
+        (19780, "::/0", 0): Route("eth0", "2001:db8::fe", mtu=1500),
         (19780, "0.0.0.0/0", 4096): Route(),
         (19780, "::/0", 4096): Route(),
         (19781, "0.0.0.0/0", 4096): Route(),
