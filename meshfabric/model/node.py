@@ -65,9 +65,10 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `prefixes` hold every fabric address."""
+    """`config`: what the fabric is. `exposed` is what of its `prefixes` the world may see."""
 
     prefixes: tuple[str, ...]
+    exposed: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     min_version: int = 1
 

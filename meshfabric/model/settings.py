@@ -31,6 +31,13 @@ class PodPair(StrEnum):
     VETH = "veth"
 
 
+class WorldMode(StrEnum):
+    """Whether workloads speak with the world outside of the fabric."""
+
+    OFF = "off"
+    TRANSLATE = "translate"
+
+
 class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed."""
 
@@ -54,13 +61,18 @@ class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names and numbers on the node that others could also want; `flows` is a table size."""
+    """Names and numbers on the node that others could also want; `flows` is a table size.
+
+    `world_ports` ports in a row are the node's end of translated flows.
+    """
 
     prefix: str = "mf"
     port_base: int = 51820
     mark_base: int = 0x4D460000
     table_base: int = 19780
     flows: int = 131072
+    world_port_base: int = 61000
+    world_ports: int = 4536
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,4 +101,5 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe: ProbeSettings = ProbeSettings()
     wireguard: WireGuardKind = WireGuardKind.AUTO
     pods: PodPair = PodPair.AUTO
+    world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0

@@ -32,6 +32,7 @@ class Kind(Enum):
     """What an event is about; the value is the name of the world's table."""
 
     PREFIXES = "prefixes"  # key "": tuple[Network, ...]
+    EXPOSED = "exposed"  # key "": tuple[Network, ...]
     ALLOCATION = "allocations"  # node name: Allocation
     NODE = "nodes"  # node name: NodeRecord
     ALIVE = "alive"  # node name: True
@@ -114,6 +115,7 @@ class World:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.prefixes: dict[str, tuple[Network, ...]] = {}
+        self.exposed: dict[str, tuple[Network, ...]] = {}
         self.allocations: dict[str, Allocation] = {}
         self.nodes: dict[str, NodeRecord] = {}
         self.alive: dict[str, bool] = {}
