@@ -23,17 +23,17 @@ from meshfabric.compiler.step import compile_plan, stale_places, step
 from meshfabric.model.addresses import MAPPED, Address
 from meshfabric.model.labels import Labels, make_labels
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeKind, NodeRecord, Tunnel, Uplink, Workload
+from meshfabric.model.peertext import PeerText
 from meshfabric.model.plan import Plan, Table
 from meshfabric.model.policy import Policy
 from meshfabric.model.policytext import (
-    LANGUAGE,
     EgressText,
     IngressText,
     PolicyText,
-    SelectorText,
     read_policy,
 )
 from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
 
 ENDPOINTS = 10_000
@@ -113,7 +113,7 @@ def one_of_many(number: int, port: int = 443) -> Policy:
     """About one app of many and ten others; each hundredth about a tier and a team."""
     app, tier, team = number % MANY_LABEL_SETS, number // 100 % 10, number // 100 % 5
     wide, admin = number % 100 == 0, number % 10 == 0
-    near: list[SelectorText] = [f"app=app{(app + 1 + turn) % MANY_LABEL_SETS}" for turn in range(10)]
+    near: list[PeerText] = [f"app=app{(app + 1 + turn) % MANY_LABEL_SETS}" for turn in range(10)]
     return read_policy(
         PolicyText(
             f"many{number}",

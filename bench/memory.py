@@ -18,8 +18,9 @@ from statistics import median
 from bench import records
 from bench.rows import Row, at_most, row
 from bench.stand import Stand, run
-from meshfabric.compiler.addresses import key_of
 from meshfabric.kernel.bpf import Map
+from meshfabric.model.addresses import host_prefix
+from meshfabric.model.tables import address_key
 from meshfabric.store.client import Etcd
 
 SIZES = (10, 1000, 10_000, 50_000)
@@ -49,7 +50,7 @@ def cpu_ms(pid: int) -> float:
 
 async def change(etcd: Etcd, table: Map, number: int, labels: int) -> None:
     """Give an endpoint other labels, and return once the map says so."""
-    key = key_of(records.address_of(number))
+    key = address_key(host_prefix(records.address_of(number)))
     before = table.lookup(key)
     await etcd.put(*records.endpoint(number, labels))
     while table.lookup(key) == before:  # noqa: ASYNC110  # nobody tells us of a map

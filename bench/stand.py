@@ -27,13 +27,13 @@ from bench.rows import Row, report
 from meshfabric.agent.memory import SNAPSHOT_FILE
 from meshfabric.api.client import call
 from meshfabric.api.messages import Ask
-from meshfabric.compiler.addresses import key_of
 from meshfabric.kernel.bpf import Map
 from meshfabric.lab.tools import environment, find
-from meshfabric.model.addresses import Address
+from meshfabric.model.addresses import Address, host_prefix
 from meshfabric.model.errors import MeshfabricError
 from meshfabric.model.node import NodeKind
 from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from meshfabric.model.tables import address_key
 from meshfabric.store.client import Etcd
 from meshfabric.store.settings import Settings as StoreSettings
 from tests.etcd import CALM, Server
@@ -140,7 +140,7 @@ class Stand:
 
 def has(table: Map, address: Address) -> bool:
     """Whether the map `addresses` has an entry for this very address."""
-    return table.lookup(key_of(address)) is not None
+    return table.lookup(address_key(host_prefix(address))) is not None
 
 
 @contextlib.contextmanager

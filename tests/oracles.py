@@ -7,11 +7,16 @@ gave out their numbers in another order can be compared.
 """
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from meshfabric.model.addresses import Network
 from meshfabric.model.labels import Labels
+from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Plan, Table
 from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier
+from meshfabric.model.ports import PROTOCOLS
+from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
@@ -21,25 +26,33 @@ from meshfabric.model.tables import (
     POLICY_KEY,
     POLICY_VALUE,
     WORKLOAD,
+    WORLD,
     Direction,
     Verdict,
 )
 from meshfabric.model.world import World
 from tests.strategies import MEANING, PORT_MEANING
 
-ANYONE = 0
-KEY_BITS = 96
+ANYONE, ANYONE_OUTSIDE, ELSEWHERE = 0, 1, 2
+KEY_BITS, ADDRESS_BITS = 96, 128
+
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+
+Outside = IPv4Address | IPv6Address
+Whom = Labels | Outside | None
+"""A peer: by its labels, by its address outside of the fabric, or nobody that is known."""
 
 
 def says_who(
     policies: Iterable[Policy],
     own_host: Labels | None,
     subject: Labels,
-    peer: Labels | None,
+    peer: Whom,
     direction: Direction,
     packet: tuple[int, int],
+    apiservers: Iterable[Network] = (),
 ) -> bool:
-    """Whether documents let `subject` exchange the packet (protocol, port) with `peer` (None: unknown).
+    """Whether documents let `subject` exchange the packet (protocol, port) with `peer`.
 
     One tier after the other; `own_host` are the labels of the host that the subject is on.
     """
@@ -52,7 +65,8 @@ def says_who(
             for policy in asked
             if policy.tier is tier and priority in (None, policy.priority)
             for rule in _rules(policy, direction) or ()
-            if _covers(rule, own_host, peer, packet)
+            if _covers_peer(rule, own_host, peer, apiservers)
+            and _covers_port(rule, subject if direction is Direction.INGRESS else peer, packet)
         }
 
     for priority in sorted({policy.priority for policy in asked}):
@@ -84,17 +98,40 @@ def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
     return policy.ingress if direction is Direction.INGRESS else policy.egress
 
 
-def _covers(rule: Rule, own_host: Labels | None, peer: Labels | None, packet: tuple[int, int]) -> bool:
-    fits = rule.peers is None or any(_is(one, own_host, peer) for one in rule.peers)
-    return fits and (rule.ports is None or any(PORT_MEANING[ports](*packet) for ports in rule.ports))
+def _covers_peer(rule: Rule, own_host: Labels | None, peer: Whom, apiservers: Iterable[Network]) -> bool:
+    return rule.peers is None or any(_is(one, own_host, peer, apiservers) for one in rule.peers)
 
 
-def _is(wanted: Peer, own_host: Labels | None, peer: Labels | None) -> bool:
+def _covers_port(rule: Rule, spoken_to: Whom, packet: tuple[int, int]) -> bool:
+    """A port by its name is the one that the end which is spoken to has under it."""
+    names = dict(spoken_to) if isinstance(spoken_to, tuple) else {}
+    return rule.ports is None or any(
+        names.get(f"port.meshfabric.io/{ports.name}") == f"{PROTOCOL_NAMES[packet[0]]}.{packet[1]}"
+        and PROTOCOLS[PROTOCOL_NAMES[packet[0]]] == ports.protocol
+        if ports.name
+        else PORT_MEANING[ports](*packet)
+        for ports in rule.ports
+    )
+
+
+def _is(wanted: Peer, own_host: Labels | None, peer: Whom, apiservers: Iterable[Network]) -> bool:
+    if isinstance(peer, Outside):
+        return _is_outside(wanted, peer, apiservers)
     if wanted is Entity.FABRIC:
         return True
-    if peer is None:
+    if peer is None or isinstance(wanted, Cidr):
         return False
-    return peer == own_host if isinstance(wanted, Entity) else MEANING[wanted](dict(peer))
+    if isinstance(wanted, Entity):
+        return wanted is Entity.HOST and peer == own_host
+    return MEANING[wanted](dict(peer))
+
+
+def _is_outside(wanted: Peer, peer: Outside, apiservers: Iterable[Network]) -> bool:
+    if wanted is Entity.KUBE_APISERVER:
+        return any(peer in network for network in apiservers)
+    if isinstance(wanted, Cidr):
+        return peer in wanted.network and not any(peer in network for network in wanted.exceptions)
+    return wanted is Entity.WORLD
 
 
 def asks_table(
@@ -103,9 +140,10 @@ def asks_table(
     peer: int,
     direction: Direction,
     packet: tuple[int, int],
+    anyone: int = ANYONE,
 ) -> bool:
-    """The datapath's rule: longest prefix for each of peer and ANY_PEER, then precedence, then denial."""
-    found = [lookup(table, subject, one, direction, packet) for one in {peer, ANYONE}]
+    """The datapath's rule: longest prefix for each of peer and anyone, then precedence, then denial."""
+    found = [lookup(table, subject, one, direction, packet) for one in {peer, anyone}]
     verdicts = [POLICY_VALUE.unpack(value) for value in found if value is not None]
     best = max((precedence for precedence, _ in verdicts), default=-1)
     winners = {verdict for precedence, verdict in verdicts if precedence == best}
@@ -131,11 +169,33 @@ def _bits(key: bytes, length: int) -> int:
 
 
 def enforces(
-    world: World, subject: Labels, peer: Labels | None, direction: Direction, packet: tuple[int, int]
+    world: World, subject: Labels, peer: Whom, direction: Direction, packet: tuple[int, int]
 ) -> bool:
     """What a node enforces for one of its workloads: the documents, and that the host may reach it."""
     host = world.workloads.get(world.node)
-    return says_who(world.policies.values(), host.labels if host else None, subject, peer, direction, packet)
+    own_host = host.labels if host else None
+    servers = world.apiservers.get("", ())
+    return says_who(world.policies.values(), own_host, subject, peer, direction, packet, servers)
+
+
+def is_outside(world: World, address: Outside) -> bool:
+    """Whether it is the world's: the node knows one, and the fabric's prefixes, and none holds it."""
+    prefixes = world.prefixes.get("", ())
+    known = world.settings.world is not WorldMode.OFF and bool(prefixes)
+    return known and not any(address in network for network in prefixes)
+
+
+def owner(table: Mapping[bytes, bytes], address: Outside) -> tuple[int, int] | None:
+    """Identity and place by the longest prefix in the `addresses` table."""
+    packed = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+    best, found = -1, None
+    for key, value in table.items():
+        length, net = ADDRESS_KEY.unpack(key)
+        shift = ADDRESS_BITS - length
+        inside = int.from_bytes(net, "big") >> shift == int.from_bytes(packed, "big") >> shift
+        if inside and length > best:
+            best, found = length, ADDRESS_VALUE.unpack(value)
+    return found
 
 
 def holders(world: World) -> dict[bytes, tuple[str, Labels]]:
@@ -171,7 +231,9 @@ class _Reader:
         self._places: dict[int, object] = {0: None}
         self._places |= {number: ("local", name) for name, number in world.workload_numbers.items()}
         self._places |= {number: ("node", name) for name, number in world.node_numbers.items()}
-        self._labels: dict[int, Labels | None] = {ANYONE: None, **world.labels}
+        self._places[WORLD] = "world"
+        self._labels: dict[int, object] = {ANYONE: None, ANYONE_OUTSIDE: "world", ELSEWHERE: "elsewhere"}
+        self._labels |= {**world.labels, **world.networks.by_number}
 
     def key(self, table: Table, key: Any) -> object:
         if table is Table.WORKLOADS:

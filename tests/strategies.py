@@ -17,19 +17,18 @@ from hypothesis import strategies as st
 from meshfabric.model.addresses import Address, parse_address
 from meshfabric.model.labels import Labels, Selector, make_labels, parse_selector
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeKind, NodeRecord, Tunnel, Uplink, Workload
-from meshfabric.model.policy import Policy
+from meshfabric.model.peertext import PeerText, host_of
+from meshfabric.model.policy import Entity, Policy
 from meshfabric.model.policytext import (
-    LANGUAGE,
     DefaultText,
     EgressText,
     IngressText,
     PolicyText,
-    SelectorText,
-    host_of,
     read_policy,
 )
 from meshfabric.model.ports import Ports, parse_ports
-from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings, WorldMode
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
 
 SELF = "n1"
@@ -49,6 +48,8 @@ LABEL_SETS: tuple[Labels, ...] = tuple(
             {"app": "web", "tier": "gold"},
             {"tier": "tin"},
             {"meshfabric.io/kind": "host", "meshfabric.io/node": "n2"},
+            {"app": "web", "port.meshfabric.io/http": "tcp.443"},
+            {"app": "db", "port.meshfabric.io/http": "tcp.444", "port.meshfabric.io/dns": "udp.53"},
         ],
     )
 )
@@ -57,6 +58,7 @@ Says = Callable[[Mapping[str, str]], bool]
 SELECTORS: dict[str, Says] = {
     "*": lambda labels: True,
     "app=web": lambda labels: labels.get("app") == "web",
+    "app=db": lambda labels: labels.get("app") == "db",
     "app!=web": lambda labels: labels.get("app") != "web",
     "app in (web, db)": lambda labels: labels.get("app") in ("web", "db"),
     "app notin (web, db)": lambda labels: labels.get("app") not in ("web", "db"),
@@ -72,14 +74,38 @@ NODE_MEANING: dict[str, Says] = {
 """Of `{node: n2}` among peers: no workload of `LABEL_SETS` is another node's host."""
 MEANING: dict[Selector, Says] = {parse_selector(text): says for text, says in SELECTORS.items()}
 MEANING |= {host_of(node): says for node, says in NODE_MEANING.items()}
-PEERS: tuple[SelectorText, ...] = (
+OUTSIDE = (
+    *("198.51.100.7", "198.51.100.200", "198.51.1.1", "203.0.113.9", "10.9.9.9", "10.1.3.77", "10.2.0.5"),
+    *("2001:db8::1", "2001:db9::1", "fd00:9::1"),
+)
+"""At the edges of all that follows; whether one is outside depends on the fabric's prefixes."""
+CIDRS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("198.51.100.0/24", ()),
+    ("198.51.0.0/16", ("198.51.100.0/25", "198.51.1.1/32")),
+    ("10.0.0.0/8", ("10.1.3.0/24",)),
+    ("10.1.3.0/24", ()),
+    ("2001:db8::/31", ("2001:db8::/32",)),
+    ("2001:db8::1/128", ()),
+    ("0.0.0.0/0", ()),
+    ("::/0", ()),
+)
+APISERVERS = ("198.51.100.7/32", "203.0.113.9/32", "2001:db8::1/128")
+
+
+def _peer(text: PeerText) -> PeerText:
+    return text
+
+
+PEERS: tuple[PeerText, ...] = (
     *sorted(SELECTORS),
-    *({"entity": entity} for entity in ("fabric", "host")),
-    *({"node": node} for node in NODE_MEANING),
+    *[_peer({"entity": entity.value}) for entity in Entity],
+    *[_peer({"node": node}) for node in NODE_MEANING],
+    *[_peer({"cidr": network, "except": list(left_out)}) for network, left_out in CIDRS if left_out],
+    *(network for network, left_out in CIDRS if not left_out),
 )
 PRIORITIES = (0, 1, 1000, None)
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 Allows = Callable[[int, int], bool]
 PORTS: dict[str, Allows] = {
     "tcp": lambda protocol, port: protocol == TCP,
@@ -88,16 +114,22 @@ PORTS: dict[str, Allows] = {
     "udp/8000-8100": lambda protocol, port: protocol == UDP and 8000 <= port <= 8100,
     "udp/53": lambda protocol, port: (protocol, port) == (UDP, 53),
     "icmp": lambda protocol, port: protocol == ICMP,
+    "icmp/8": lambda protocol, port: (protocol, port) == (ICMP, 8),
+    "icmpv6/128": lambda protocol, port: (protocol, port) == (ICMPV6, 128),
+    "icmp/timestamp-request": lambda protocol, port: (protocol, port) == (ICMP, 13),
 }
 PORT_MEANING: dict[Ports, Allows] = {parse_ports(text): allows for text, allows in PORTS.items()}
+NAMED_PORTS = ("tcp/http", "udp/dns", "tcp/dns")
+"""Among the ports of documents: they mean what a workload says of them, which an oracle has to look up."""
 
 PACKETS = (
     *((TCP, port) for port in (0, 1, 442, 443, 444, 65535)),
     *((UDP, port) for port in (53, 7999, 8000, 8063, 8100, 8101)),
-    (ICMP, 0x0800),
+    *((ICMP, kind) for kind in (3, 8, 13)),
+    *((ICMPV6, kind) for kind in (128, 135)),
     (132, 443),
 )
-"""(protocol, port) at the edges of everything in `PORTS`; SCTP is in none."""
+"""(protocol, port) at the edges of everything in `PORTS`, for ICMP the type; SCTP is in none."""
 
 LOCAL: dict[str, tuple[str, str, tuple[str, ...]]] = {
     SELF: ("host", "mfhost1", ("10.1.1.1", "fd00:1::1")),
@@ -132,21 +164,21 @@ label_sets = st.sampled_from(LABEL_SETS)
 selectors = st.sampled_from(sorted(SELECTORS))
 
 
-def settings(uplinks: tuple[UplinkSettings, ...]) -> Settings:
+def settings(uplinks: tuple[UplinkSettings, ...], world: WorldMode = WorldMode.OFF) -> Settings:
     """The configuration of node `SELF` with these uplinks."""
-    return Settings("lab", SELF, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), uplinks)
+    return Settings("lab", SELF, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), uplinks, world=world)
 
 
 def all_settings() -> st.SearchStrategy[Settings]:
-    """None, one or two uplinks in two segments, with or without gateways."""
+    """None, one or two uplinks in two segments, with or without gateways; with or without a world."""
     gateways = st.sampled_from([(), ("192.0.2.254",), ("192.0.2.254", "2001:db8::fe")])
     segment, cost = st.sampled_from(SEGMENTS), st.integers(0, 2)
     one = st.tuples(segment, cost, gateways)
-    return st.lists(one, max_size=2).map(
-        lambda given: settings(
-            tuple(UplinkSettings(f"up{slot}", f"eth{slot}", *rest) for slot, rest in enumerate(given))
-        )
-    )
+
+    def uplinks(given: list[Any]) -> tuple[UplinkSettings, ...]:
+        return tuple(UplinkSettings(f"up{slot}", f"eth{slot}", *rest) for slot, rest in enumerate(given))
+
+    return st.builds(settings, st.lists(one, max_size=2).map(uplinks), st.sampled_from(WorldMode))
 
 
 def links(device: str) -> st.SearchStrategy[Link]:
@@ -240,7 +272,7 @@ def _documents(
     name: str, actions: tuple[str, ...], least: int, **more: st.SearchStrategy[Any]
 ) -> st.SearchStrategy[PolicyText]:
     peers = st.none() | st.lists(st.sampled_from(PEERS), max_size=2)
-    ports = st.none() | st.lists(st.sampled_from(sorted(PORTS)), max_size=2)
+    ports = st.none() | st.lists(st.sampled_from([*sorted(PORTS), *NAMED_PORTS]), max_size=2)
     action = st.sampled_from(actions)
     ingress = st.lists(st.builds(IngressText, peers, ports, action), min_size=least, max_size=3)
     egress = st.lists(st.builds(EgressText, peers, ports, action), min_size=least, max_size=3)
@@ -265,6 +297,11 @@ def prefixes() -> st.SearchStrategy[tuple[object, ...]]:
     )
 
 
+def apiservers() -> st.SearchStrategy[tuple[object, ...]]:
+    """Some of the API servers' addresses."""
+    return st.lists(st.sampled_from(APISERVERS), unique=True).map(lambda few: tuple(map(ip_network, few)))
+
+
 def _happenings(
     kind: Kind, keys: Iterable[Hashable], values: Callable[[Any], st.SearchStrategy[Any]]
 ) -> st.SearchStrategy[Event]:
@@ -280,6 +317,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
     kind: _happenings(kind, keys, values)
     for kind, keys, values in [
         (Kind.PREFIXES, [""], lambda key: prefixes()),
+        (Kind.APISERVERS, [""], lambda key: apiservers()),
         (Kind.ALLOCATION, NODES, allocations),
         (Kind.NODE, NODES, records),
         (Kind.ALIVE, NODES, lambda key: st.just(True)),
@@ -303,6 +341,7 @@ def full() -> list[Event]:
     both = (ip_network(PREFIXES[0]), ip_network(PREFIXES[1]))
     return [
         Event(Kind.PREFIXES, "", both),
+        Event(Kind.APISERVERS, "", tuple(map(ip_network, APISERVERS[:2]))),
         *(Event(Kind.ALLOCATION, name, allocation(name)) for name in NODES),
         *(Event(Kind.NODE, name, full_record(name)) for name in NODES),
         *(Event(Kind.LINK, device, full_link(device)) for device in DEVICES),
@@ -364,7 +403,14 @@ def sequences(max_size: int = 25) -> st.SearchStrategy[list[Event]]:
 def policed(max_size: int = 25) -> st.SearchStrategy[list[Event]]:
     """Sequences of what verdicts depend on."""
     return st.lists(
-        st.one_of(KINDS[Kind.POLICY], KINDS[Kind.ENDPOINT], KINDS[Kind.WORKLOAD], KINDS[Kind.WORKLOAD]),
+        st.one_of(
+            KINDS[Kind.POLICY],
+            KINDS[Kind.POLICY],
+            KINDS[Kind.ENDPOINT],
+            KINDS[Kind.WORKLOAD],
+            KINDS[Kind.WORKLOAD],
+            KINDS[Kind.APISERVERS] | KINDS[Kind.PREFIXES],
+        ),
         max_size=max_size,
     )
 

@@ -171,7 +171,7 @@ class Workloads:
         if request.mac and not MAC.fullmatch(request.mac):
             raise InputError(f"{request.mac!r} is no MAC of an interface", remedy="write 52:54:00:12:34:56")
         labels = dict(make_labels(request.labels, request.name))
-        endpoint_labels(request.kind, self._world.node, labels)
+        endpoint_labels(request.kind, self._world.node, labels, request.ports)
         taken = [
             one.name for one in self._attached.values() if one.device == request.device and not request.netns
         ]
@@ -202,6 +202,7 @@ class Workloads:
             mac=request.mac or workload_mac(number),
             netns=request.netns,
             inner=request.device if pod else "",
+            ports=dict(request.ports),
         )
 
     def _choose(self, allocation: Allocation) -> tuple[str, ...]:
@@ -234,7 +235,7 @@ class Workloads:
         return [*fabric, *WORLD_METRICS] if translated else fabric
 
     def _event(self, workload: AttachedWorkload) -> Event:
-        labels = endpoint_labels(workload.kind, self._world.node, workload.labels)
+        labels = endpoint_labels(workload.kind, self._world.node, workload.labels, workload.ports)
         addresses = tuple(parse_address(address) for address in workload.addresses)
         value = Workload(workload.name, workload.kind, labels, addresses, workload.device, workload.mac)
         return Event(Kind.WORKLOAD, workload.name, value)

@@ -18,7 +18,8 @@ class Attach(msgspec.Struct, tag="attach", tag_field="type", frozen=True):
     is the existing tap on the node. Addresses are chosen from the node's blocks.
     `mac` is what the guest's interface has, where it cannot take the one that
     the answer gives. `bridged`: a pod's interface will be a port of a bridge in
-    the pod (KubeVirt's bridge binding), and so needs link addresses.
+    the pod (KubeVirt's bridge binding), and so needs link addresses. `ports` by
+    name, as `tcp/8080`, are what policies mean by `tcp/http`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Attach(msgspec.Struct, tag="attach", tag_field="type", frozen=True):
     netns: str = ""
     mac: str = ""
     bridged: bool = False
+    ports: dict[str, str] = {}
 
 
 class Detach(msgspec.Struct, tag="detach", tag_field="type", frozen=True):

@@ -13,6 +13,7 @@ from meshfabric.cli.output import Format, Output, print_object, print_rows
 from meshfabric.cli.table import Column
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import make_labels
+from meshfabric.model.portnames import port_labels
 
 endpoint_app = typer.Typer()
 
@@ -56,6 +57,10 @@ def attach(
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")
     ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PORT", help="A port's name, http=tcp/8080; may be repeated."),
+    ] = None,
     socket: Socket = SOCKET,
     output: Output = Format.TABLE,
 ) -> None:
@@ -63,7 +68,9 @@ def attach(
 
     Give either --netns or --tap. Prints what the workload has to know.
     """
-    request = _request(name, netns, device, tap, mac, _labels(label or []))
+    labels, ports = _labels(label or []), _pairs(port or [], "--port", "no port, write http=tcp/8080")
+    port_labels(ports, "--port")
+    request = msgspec.structs.replace(_request(name, netns, device, tap, mac, labels), ports=ports)
     attached = msgspec.convert(call(socket, request), Attached)
     print_object(msgspec.to_builtins(attached), _facts(attached), output)
 
@@ -86,15 +93,19 @@ def _request(
 
 
 def _labels(given: list[str]) -> dict[str, str]:
-    labels: dict[str, str] = {}
+    return dict(make_labels(_pairs(given, "--label", "no label, write KEY=VALUE"), "--label"))
+
+
+def _pairs(given: list[str], option: str, wrong: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for text in given:
         key, equal, value = text.partition("=")
         if not equal:
-            raise typer.BadParameter(f"{text!r} is no label, write KEY=VALUE")
-        if labels.get(key, value) != value:
-            raise InputError(f"two values for {key}", place="--label", remedy=f"{labels[key]} or {value}")
-        labels[key] = value
-    return dict(make_labels(labels, "--label"))
+            raise typer.BadParameter(f"{text!r} is {wrong}")
+        if pairs.get(key, value) != value:
+            raise InputError(f"two values for {key}", place=option, remedy=f"{pairs[key]} or {value}")
+        pairs[key] = value
+    return pairs
 
 
 def _facts(attached: Attached) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ import msgspec
 from meshfabric.cli.exits import DeniedError
 from meshfabric.cli.reach import Reach
 from meshfabric.model.errors import InputError, PermanentError, TemporaryError
+from meshfabric.model.node import FabricRecord
 from meshfabric.model.plan import Table
 from meshfabric.model.policytext import PolicyText
 from meshfabric.store import keys
@@ -100,6 +101,15 @@ async def read(etcd: Etcd, fabric: str, name: str) -> PolicyText:
         raise InputError(
             what, place=f"policy {name}", remedy="apply it again, or use a newer meshfabric"
         ) from cause
+
+
+async def config(etcd: Etcd, fabric: str) -> FabricRecord | None:
+    """What the fabric is, None if etcd does not say, or says it in another way."""
+    entry = await etcd.get(keys.config_key(fabric).encode())
+    try:
+        return msgspec.json.decode(entry.value, type=FabricRecord) if entry else None
+    except msgspec.MsgspecError:
+        return None
 
 
 async def delete(etcd: Etcd, fabric: str, name: str) -> bool:

@@ -7,6 +7,7 @@ written to etcd (`operator`, imported only then: gRPC is slow to import).
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,9 @@ from meshfabric.cli.output import Format, Output, encode, print_rows, working
 from meshfabric.cli.reach import Options, find, with_options
 from meshfabric.cli.table import Column
 from meshfabric.model.errors import InputError
-from meshfabric.model.policy import Policy, in_force
+from meshfabric.model.networks import lies_in
+from meshfabric.model.node import FabricRecord
+from meshfabric.model.policy import Entity, Policy, cidrs_of, in_force, reaches_outside
 from meshfabric.model.policytext import PolicyText, read_policy
 
 policy_app = typer.Typer()
@@ -85,10 +88,14 @@ def apply_policies(
     Repeating it changes nothing. Policies that the file does not name stay.
     """
     policies = _policies(_text(file), file)
-    _warn_of_expired(map(read_policy, policies))
+    read = [read_policy(policy) for policy in policies]
+    _warn_of_expired(read)
     from meshfabric.cli import operator
 
     reach = find(options)
+    if any(map(reaches_outside, read)):
+        config = operator.run(reach, lambda etcd: operator.config(etcd, reach.fabric))
+        _warn_of_nobody(read, config)
     done = operator.run(reach, lambda etcd: operator.apply(etcd, reach.fabric, policies))
     for name, outcome in done.outcomes.items():
         typer.echo(f"{name}: {outcome}")
@@ -144,6 +151,20 @@ def _warn_of_expired(policies: Iterable[Policy]) -> None:
             count = len(policy.rules) - len(living.rules)
             what = f"{count} of its {len(policy.rules)} rules"
             typer.echo(f"warning: {policy.name}: {what} expired and count as absent", err=True)
+
+
+def _warn_of_nobody(policies: Iterable[Policy], config: FabricRecord | None) -> None:
+    """Peers by address that no packet can come from."""
+    prefixes = [ip_network(text) for text in config.prefixes] if config else []
+    for policy in policies:
+        for cidr in cidrs_of(policy):
+            if any(lies_in(cidr.network, prefix) for prefix in prefixes):
+                what = f"{cidr.network} is in the fabric, where labels tell who is who: it covers nobody"
+                typer.echo(f"warning: {policy.name}: {what}", err=True)
+        servers = any(Entity.KUBE_APISERVER in (rule.peers or ()) for rule in policy.rules)
+        if servers and not (config and config.kube_apiservers):
+            what = "the fabric's config names no kube_apiservers: that entity covers nobody"
+            typer.echo(f"warning: {policy.name}: {what}", err=True)
 
 
 def _text(file: str) -> str:

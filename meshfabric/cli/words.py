@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from meshfabric.model.labels import Selector, format_selector
+from meshfabric.model.networks import Cidr
 from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier, format_expiry
 from meshfabric.model.ports import Ports, format_ports
 
@@ -12,7 +13,12 @@ TIERS = {
     Tier.ADMIN: "before all policies of tier normal",
     Tier.BASELINE: "only where no policy of tier normal selects",
 }
-ENTITIES = {Entity.FABRIC: "anyone in the fabric", Entity.HOST: "the host of its own node"}
+ENTITIES = {
+    Entity.FABRIC: "anyone in the fabric",
+    Entity.HOST: "the host of its own node",
+    Entity.WORLD: "anyone outside of the fabric",
+    Entity.KUBE_APISERVER: "the API servers that the fabric's configuration names",
+}
 
 
 def describe(policy: Policy) -> str:
@@ -74,7 +80,14 @@ def _peers(peers: tuple[Peer, ...] | None) -> str:
 
 
 def _peer(peer: Peer) -> str:
-    return ENTITIES[peer] if isinstance(peer, Entity) else _subject(peer)
+    if isinstance(peer, Entity):
+        return ENTITIES[peer]
+    return _cidr(peer) if isinstance(peer, Cidr) else _subject(peer)
+
+
+def _cidr(cidr: Cidr) -> str:
+    left_out = f" but {', '.join(map(str, cidr.exceptions))}" if cidr.exceptions else ""
+    return f"addresses outside of the fabric in {cidr.network}{left_out}"
 
 
 def _ports(ports: tuple[Ports, ...] | None) -> str:

@@ -33,6 +33,8 @@ def touched_pairs(world: World, plan: Plan, event: Event, before: object) -> Pai
         join(pairs, {number: peers_of(world, rules_for(world, plan, number))})
         if event.key == host_name(world):
             join(pairs, {subject: {number} for subject in subjects(world)})
+    elif event.kind is Kind.APISERVERS:
+        join(pairs, {subject: set(world.networks.of_apiservers) for subject in subjects(world)})
     return pairs
 
 

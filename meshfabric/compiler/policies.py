@@ -1,92 +1,65 @@
 """Policies to entries of the `policy` table.
 
 The unit is a pair (subject, peer): the identity of a local workload, and the
-identity at the other end or ANY_PEER. A subject has an entry for ANY_PEER in
-each direction, which says what becomes of what no rule covers, and pairs with
-those whom its rules name.
+identity at the other end, of a workload or of a network outside, or anyone:
+ANY_PEER in the fabric, ANY_WORLD outside of it. A subject has an entry for each
+of the two in each direction, which says what becomes of what no rule covers, and
+pairs with those whom its rules name. What stands in the entries of a pair is the
+business of `compiler.cells`; here is who is in a pair, and by which rules.
 
-**Precedence.** The datapath looks a packet up twice, for the exact peer and for
-ANY_PEER; of what it finds the higher precedence wins. So the order of the tiers
-is an order of numbers, with room for the priorities in each:
+**Names of ports** are those of the end that was spoken to. Coming in, that is the
+subject: a rule has numbers from the start. Going out it is the peer: the rule is
+about those who have the name, also where it names nobody, and gets its number
+from each one's labels.
 
-    pairs that pass | admin, priority 0 .. 1000 | normal rules | own host | baseline, 0 .. 1000 | default
-
-Within a priority denial is above pass, and pass above allowance: of rules of
-equal rank the careful one holds. Whether a direction of a subject has baseline
-rules or the default of the normal tier follows from the subject's labels alone,
-so the two never stand in one pair, and "normal did not select" needs no number.
-
-**Longest prefix.** Each of the two look-ups gives the longest port prefix, not the
-strongest rule. Therefore every key carries the strongest rule *of its pair* that
-covers the key. That is exact: a rule that covers a port has a key that holds the
-port, prefixes nest, so the rule covers the smallest key around the port as well.
-
-**Pass** is no verdict: it becomes what the tiers after admin say of that key. For a
-pair that is what the rules for the exact peer and for anyone say together. So
-where a pass has a say, in the pair or among the rules for anyone, the pair is
-compiled from both, and its precedence is above all: ANY_PEER must not have
-another say. Only keys that a rule for the exact peer covers are in it; on other
-ports the two look-ups find ANY_PEER alone, where pass was resolved for those whom
-no rule names. This is why a policy may change pairs that it does not name
-(`Ruled.entangled`), as does one that ends the baseline of a direction.
-
-**Entities.** `host` is the identity of the node's own host workload. `fabric` is
-ANY_PEER as long as the datapath forwards nothing from or to the world.
+**Entities.** `host` is the identity of the node's own host workload, `fabric` is
+ANY_PEER, `world` ANY_WORLD, and a rule that names no peers is about both.
+`kube-apiserver` are networks of one address each, and a CIDR is all networks that
+it covers (`model.networks`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
-from meshfabric.model.labels import Labels, matches
+from meshfabric.compiler.cells import (
+    BASE_PRECEDENCE,
+    DEFAULT_PRECEDENCE,
+    EVERYTHING,
+    LOCAL_HOST,
+    PRIORITY_STEP,
+    RANK,
+    Cell,
+    Weighed,
+    blocks_of,
+    cells_of,
+)
+from meshfabric.model.labels import Labels, Selector, matches
+from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Entries, Table
-from meshfabric.model.policy import LAST_PRIORITY, Action, Entity, Policy, Rule, Tier
-from meshfabric.model.ports import MAX_PORT, Ports
-from meshfabric.model.selection import peer_selectors
-from meshfabric.model.tables import PORT_BITS, Direction, Verdict, policy_key, policy_value
+from meshfabric.model.policy import LAST_PRIORITY, Action, Entity, Policy, Rule, Tier, cidrs_of
+from meshfabric.model.portnames import resolved, split
+from meshfabric.model.ports import Ports
+from meshfabric.model.selection import holders, peer_selectors
+from meshfabric.model.tables import Direction, policy_key
 from meshfabric.model.world import World
 
-ANY_PEER = 0
+ANY_PEER, ANY_WORLD = 0, 1
+ANYONE = frozenset({ANY_PEER, ANY_WORLD})
 NOBODY = -1  # no identity
 BASELINE = "allow-local-host"  # the node reaches its own workloads: health checks
-
-RANK = {Action.ALLOW: 0, Action.PASS: 1, Action.DENY: 2}  # among rules of one priority
-PRIORITY_STEP = len(RANK)
-DEFAULT_PRECEDENCE = 0
-LOCAL_HOST_PRECEDENCE = 10_000
-BASE_PRECEDENCE = {Tier.BASELINE: 1, Tier.NORMAL: 20_000, Tier.ADMIN: 30_000}
-SETTLED_PRECEDENCE = (1 << 32) - 1  # of pairs that speak for ANY_PEER too
-
-Block = tuple[int, int, int]
-"""Protocol (0: any), port, prefix bits of the port."""
-EVERYTHING: Block = (0, 0, 0)
-
-
-class Weighed(NamedTuple):
-    """A rule as its pairs need it."""
-
-    precedence: int
-    action: Action
-    blocks: tuple[Block, ...]
-
-    @property
-    def passes(self) -> bool:
-        return self.action is Action.PASS
-
-
-LOCAL_HOST = Weighed(LOCAL_HOST_PRECEDENCE, Action.ALLOW, (EVERYTHING,))
 
 
 class Ruled(NamedTuple):
     """One direction of a subject: its rules by whom they are about.
 
-    `named` goes with sets that stay right while label sets come and go. The
-    last of `anyone` is the default. `entangled`: a policy may reach pairs here
-    that it does not name.
+    `named` goes with sets that stay right while label sets and networks come and
+    go. `anyone` is by ANY_PEER and ANY_WORLD, each with the default at last.
+    `entangled`: a policy may reach pairs here that it does not name.
     """
 
     named: list[tuple[Set[int], Weighed]]
     own_host: list[Weighed]
-    anyone: list[Weighed]
+    anyone: Mapping[int, list[Weighed]]
     entangled: bool
 
 
@@ -101,7 +74,7 @@ def subjects(world: World) -> Set[int]:
 def rules_of(world: World, labels: Labels) -> Rules:
     """What the policies say of a label set, by direction."""
     selecting = [world.policies[name] for name in sorted(world.selection.policies(labels))]
-    return {direction: _ruled(world, selecting, direction) for direction in Direction}
+    return {direction: _ruled(world, labels, selecting, direction) for direction in Direction}
 
 
 def pair_entries(world: World, rules: Rules, subject: int, peers: Set[int]) -> dict[int, Entries]:
@@ -110,9 +83,10 @@ def pair_entries(world: World, rules: Rules, subject: int, peers: Set[int]) -> d
     for direction, ruled in rules.items():
         cells: dict[tuple[int, ...], list[Cell]] = {}  # many peers have the same rules
         for peer, own in _about(world, ruled, direction, peers).items():
-            same = tuple(map(id, own))
+            where = ANY_WORLD if peer in world.networks.by_number else ANY_PEER
+            same = (-1 if peer in ANYONE else where, *map(id, own))
             if same not in cells:
-                cells[same] = _cells(own, () if peer == ANY_PEER else ruled.anyone)
+                cells[same] = cells_of(own, () if peer in ANYONE else ruled.anyone[where])
             made = entries.setdefault(peer, {})
             for (protocol, port, bits), value in cells[same]:
                 made[Table.POLICY, policy_key(subject, peer, direction, protocol, port, bits)] = value
@@ -120,8 +94,8 @@ def pair_entries(world: World, rules: Rules, subject: int, peers: Set[int]) -> d
 
 
 def peers_of(world: World, rules: Rules) -> set[int]:
-    """Whom a subject has pairs with: ANY_PEER, its node's host, and whom its rules name."""
-    found = {ANY_PEER, _local_host(world)} - {NOBODY}
+    """Whom a subject has pairs with: anyone, its node's host, and whom its rules name."""
+    found = {*ANYONE, _local_host(world)} - {NOBODY}
     return found.union(*(members for ruled in rules.values() for members, _ in ruled.named))
 
 
@@ -138,38 +112,35 @@ def concerned(world: World, policy: Policy) -> set[int]:
 
 
 def named(world: World, policy: Policy) -> set[int]:
-    """The peers that a policy's rules are about: ANY_PEER, the own host, and whom they name."""
-    found = {ANY_PEER, _local_host(world)} - {NOBODY}
-    return found.union(*(world.selection.members(selector) for selector in peer_selectors(policy)))
+    """The peers that a policy's rules are about: anyone, the own host, and whom they name."""
+    found = {*ANYONE, _local_host(world)} - {NOBODY}
+    if any(Entity.KUBE_APISERVER in (rule.peers or ()) for rule in policy.rules):
+        found |= world.networks.of_apiservers
+    chosen: set[Selector | Cidr] = {*peer_selectors(policy), *cidrs_of(policy)}
+    return found.union(*map(world.selection.members, chosen))
 
 
-def port_prefixes(ports: Ports) -> Iterator[tuple[int, int]]:
-    """A port range as the fewest (port, prefix bits)."""
-    first = ports.first
-    while first <= ports.last:
-        size = first & -first or MAX_PORT + 1
-        while first + size - 1 > ports.last:
-            size //= 2
-        yield first, PORT_BITS + 1 - size.bit_length()
-        first += size
-
-
-Cell = tuple[Block, bytes]
-"""A key less its pair and direction, with the packed value."""
-
-
-def _ruled(world: World, selecting: Iterable[Policy], direction: Direction) -> Ruled:
+def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction: Direction) -> Ruled:
     ruling = [policy for policy in selecting if _side(policy, direction)[0] is not None]
     normal = [policy for policy in ruling if policy.tier is Tier.NORMAL]
     denies = any(_side(policy, direction)[1] is Action.DENY for policy in normal)
     default = Weighed(DEFAULT_PRECEDENCE, Action.DENY if denies else Action.ALLOW, (EVERYTHING,))
     based = any(policy.tier is Tier.BASELINE for policy in ruling)
-    ruled = Ruled([], [], [], based or any(_passes(policy, direction) for policy in ruling))
+    ruled = Ruled(
+        [],
+        [],
+        {one: [] for one in sorted(ANYONE)},
+        based or any(_passes(policy, direction) for policy in ruling),
+    )
     for policy in ruling:
         if policy.tier is not Tier.BASELINE or not normal:
             for rule in _side(policy, direction)[0] or ():
-                _add(world, ruled, rule, _weigh(policy, rule))
-    ruled.anyone.append(default)
+                if direction is Direction.INGRESS:
+                    _add_numbered(world, ruled, rule, _weigh(policy, rule, _at(rule.ports, labels)))
+                else:
+                    _add_outgoing(world, ruled, policy, rule)
+    for rules in ruled.anyone.values():
+        rules.append(default)
     return ruled
 
 
@@ -183,90 +154,75 @@ def _passes(policy: Policy, direction: Direction) -> bool:
     return any(rule.action is Action.PASS for rule in _side(policy, direction)[0] or ())
 
 
-def _weigh(policy: Policy, rule: Rule) -> Weighed:
+def _weigh(policy: Policy, rule: Rule, ports: tuple[Ports, ...] | None) -> Weighed:
     above = 0 if policy.tier is Tier.NORMAL else LAST_PRIORITY - policy.priority
     precedence = BASE_PRECEDENCE[policy.tier] + above * PRIORITY_STEP + RANK[rule.action]
-    return Weighed(precedence, rule.action, tuple(_blocks(rule.ports)))
+    return Weighed(precedence, rule.action, tuple(blocks_of(ports)))
 
 
-def _add(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
-    if rule.peers is None or Entity.FABRIC in rule.peers:
-        ruled.anyone.append(weighed)
-        return
-    for peer in rule.peers:
-        if isinstance(peer, Entity):
-            ruled.own_host.append(weighed)
-        else:
-            ruled.named.append((world.selection.members(peer), weighed))
-
-
-def _blocks(ports: tuple[Ports, ...] | None) -> Iterator[Block]:
+def _at(ports: tuple[Ports, ...] | None, labels: Labels) -> tuple[Ports, ...] | None:
+    """Ports with the numbers that their names have at a label set; names that it does not have left out."""
     if ports is None:
-        yield EVERYTHING
+        return None
+    return tuple(found for one in ports if (found := resolved(one, labels)) is not None)
+
+
+def _add_outgoing(world: World, ruled: Ruled, policy: Policy, rule: Rule) -> None:
+    numbers, names = split(rule.ports)
+    _add_numbered(world, ruled, rule, _weigh(policy, rule, numbers))
+    for port in names:
+        weighed = _weigh(policy, rule, ())._replace(port=port)
+        ruled.named.extend((world.selection.members(one), weighed) for one in holders(rule, port))
+        if Entity.HOST in (rule.peers or ()):
+            ruled.own_host.append(weighed)
+
+
+def _add_numbered(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
+    if not weighed.blocks:
         return
-    for one in ports:
-        for port, bits in port_prefixes(one):
-            yield one.protocol, port, bits
+    for peer in (Entity.FABRIC, Entity.WORLD) if rule.peers is None else rule.peers:
+        match peer:
+            case Entity.FABRIC:
+                ruled.anyone[ANY_PEER].append(weighed)
+            case Entity.WORLD:
+                ruled.anyone[ANY_WORLD].append(weighed)
+            case Entity.HOST:
+                ruled.own_host.append(weighed)
+            case Entity.KUBE_APISERVER:
+                ruled.named.append((world.networks.of_apiservers, weighed))
+            case _:
+                ruled.named.append((world.selection.members(peer), weighed))
 
 
 def _about(world: World, ruled: Ruled, direction: Direction, peers: Set[int]) -> Mapping[int, list[Weighed]]:
     """The rules about each of these peers that there are any about."""
-    found: dict[int, list[Weighed]] = {ANY_PEER: ruled.anyone} if ANY_PEER in peers else {}
+    found = {peer: rules for peer, rules in ruled.anyone.items() if peer in peers}
+    of_names: dict[tuple[int, Ports], Weighed] = {}
     for members, weighed in ruled.named:
         for peer in members & peers:
-            found.setdefault(peer, []).append(weighed)
+            found.setdefault(peer, []).extend(_numbered(world, weighed, peer, of_names))
     host = _local_host(world)
     if host in peers:
         own = [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
-        if own:
-            found[host] = [*found.get(host, []), *own]
+        numbered = [one for weighed in own for one in _numbered(world, weighed, host, of_names)]
+        if numbered:
+            found[host] = [*found.get(host, []), *numbered]
     return found
 
 
-def _cells(own: list[Weighed], anyone: Iterable[Weighed]) -> list[Cell]:
-    """What a pair's keys say; `own` are the rules about its peer, `anyone` those about ANY_PEER."""
-    if not any(rule.passes for rule in (*own, *anyone)):
-        table = _strongest(own)
-        return [(block, _value(_ruling(table, block))) for block in table]
-    table = _strongest([*own, *anyone])
-    after = _strongest(rule for rule in (*own, *anyone) if rule.precedence < BASE_PRECEDENCE[Tier.ADMIN])
-    keys = _strongest(own)
-    settled = SETTLED_PRECEDENCE if anyone else DEFAULT_PRECEDENCE
-    cells = []
-    for block in table:
-        if any(key in keys for key in _around(block)):
-            first = _ruling(table, block)
-            verdict = _ruling(after, block) if first.passes else first
-            cells.append((block, _value(verdict, max(settled, first.precedence))))
-    return cells
-
-
-def _strongest(rules: Iterable[Weighed]) -> dict[Block, Weighed]:
-    found: dict[Block, Weighed] = {}
-    for rule in rules:
-        for block in rule.blocks:
-            if block not in found or found[block].precedence < rule.precedence:
-                found[block] = rule
-    return found
-
-
-def _ruling(table: Mapping[Block, Weighed], block: Block) -> Weighed:
-    """The strongest rule that covers a block."""
-    return max((table[one] for one in _around(block) if one in table), key=lambda one: one.precedence)
-
-
-def _around(block: Block) -> Iterator[Block]:
-    """A block and those that hold it, the smallest first."""
-    protocol, port, bits = block
-    if protocol:
-        for length in range(bits, -1, -1):
-            yield protocol, port >> PORT_BITS - length << PORT_BITS - length, length
-    yield EVERYTHING
-
-
-def _value(rule: Weighed, precedence: int | None = None) -> bytes:
-    verdict = Verdict.DENY if rule.action is Action.DENY else Verdict.ALLOW
-    return policy_value(rule.precedence if precedence is None else precedence, verdict)
+def _numbered(
+    world: World, weighed: Weighed, peer: int, of_names: dict[tuple[int, Ports], Weighed]
+) -> Iterator[Weighed]:
+    """A rule as it is about one peer, the same object for all that have the same number; none where the
+    peer's port is of another protocol, or it has none of the name.
+    """
+    if weighed.port is None:
+        yield weighed
+        return
+    port = resolved(weighed.port, world.labels[peer])
+    if port is not None:
+        blocks = tuple(blocks_of((port,)))
+        yield of_names.setdefault((id(weighed), port), weighed._replace(blocks=blocks, port=None))
 
 
 def _local_host(world: World) -> int:

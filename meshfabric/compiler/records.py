@@ -5,10 +5,11 @@ import msgspec
 from meshfabric import __version__
 from meshfabric.compiler.wireguard import tunnel_number
 from meshfabric.model.addresses import format_address
-from meshfabric.model.labels import RESERVED_PREFIX
+from meshfabric.model.labels import is_reserved
 from meshfabric.model.names import tunnel_device
 from meshfabric.model.node import MAX_SLOTS, EndpointRecord, NodeRecord, Tunnel
 from meshfabric.model.plan import Entries, Table
+from meshfabric.model.portnames import named_ports
 from meshfabric.model.world import World
 
 
@@ -32,8 +33,9 @@ def endpoint_record_entries(world: World, name: str) -> Entries:
     workload = world.workloads.get(name)
     if workload is None:
         return {}
-    given = {key: value for key, value in workload.labels if not key.startswith(RESERVED_PREFIX)}
-    record = msgspec.json.encode(EndpointRecord(workload.name, workload.kind, given))
+    given = {key: value for key, value in workload.labels if not is_reserved(key)}
+    ports = named_ports(workload.labels)
+    record = msgspec.json.encode(EndpointRecord(workload.name, workload.kind, given, ports=ports))
     keys = [f"endpoints/{world.node}/{format_address(address)}" for address in workload.addresses]
     return {(Table.RECORDS, key): record for key in keys}
 

@@ -7,10 +7,10 @@ thing that is compiled at once: one workload, one node, one pair of identities.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Set
-from itertools import chain, product
+from itertools import product
 from typing import Any
 
-from meshfabric.compiler.addresses import address_entry, key_of
+from meshfabric.compiler.addresses import address_entry, prefixes_around
 from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
 from meshfabric.compiler.policies import pair_entries, subjects
@@ -23,12 +23,21 @@ from meshfabric.compiler.workloads import (
     uplink_entries,
     workload_entries,
 )
-from meshfabric.model.addresses import Address, family_of
+from meshfabric.model.addresses import ADDRESS_BITS, Prefix, family_of, host_prefix, prefix_of
 from meshfabric.model.names import host_devices
+from meshfabric.model.networks import network_labels
 from meshfabric.model.node import MAX_SLOTS, Endpoint, Link, Workload
 from meshfabric.model.plan import Change, Entries, Plan, Table, Unit
-from meshfabric.model.tables import ADDRESS_VALUE, FIRST_NODE, NUMBER, POLICY_KEY
-from meshfabric.model.world import Event, Kind, World
+from meshfabric.model.tables import (
+    ADDRESS_KEY,
+    ADDRESS_VALUE,
+    FIRST_NODE,
+    NUMBER,
+    POLICY_KEY,
+    WORLD,
+    address_key,
+)
+from meshfabric.model.world import Event, Kind, World, networks_named
 
 Labelled = Endpoint | Workload
 
@@ -39,29 +48,27 @@ def compile_plan(world: World) -> Plan:
     _recompile(world, plan, _all_units(world))
     for subject, peers in all_pairs(world, plan).items():
         _repair(world, plan, subject, peers)
-    for address in chain(world.endpoints, world.here):
-        _readdress(world, plan, address)
+    _readdress(world, plan, prefixes_around(world))
+    _readdress(world, plan, map(host_prefix, (*world.endpoints, *world.here)))
     return plan
 
 
 def step(world: World, plan: Plan, event: Event) -> list[Change]:
     """Apply one event to world and plan; returns what changed in the plan."""
     before = world.get(event.kind, event.key)
-    numbered, mtu = _numbers(world, before, event.value), _mtu(world, event)
+    numbered, mtu = _numbers(world, event, before), _mtu(world, event)
     units: dict[Unit, None] = dict.fromkeys(_touched(world, event, before))
     pairs = touched_pairs(world, plan, event, before)
     world.apply(event)
     units |= dict.fromkeys(_touched(world, event, before))
     forget_rules(world, plan, event, before)
     join(pairs, touched_pairs(world, plan, event, before))
-    join(pairs, _renumbered(world, numbered, _numbers(world, before, event.value)))
+    join(pairs, _renumbered(world, numbered, _numbers(world, event, before)))
     units |= dict.fromkeys(_sized(world) if _mtu(world, event) != mtu else ())
     changes = _recompile(world, plan, units)
     for subject, peers in pairs.items():
         changes += _repair(world, plan, subject, peers)
-    for address in _addresses(event, before):
-        changes += _readdress(world, plan, address)
-    return changes
+    return changes + _readdress(world, plan, _prefixes(world, event, before))
 
 
 def stale_places(world: World, changes: Iterable[Change]) -> set[int]:
@@ -69,8 +76,8 @@ def stale_places(world: World, changes: Iterable[Change]) -> set[int]:
     places: set[int] = set()
     identities: set[int] = set()
     for change in changes:
-        if change.table is Table.ADDRESSES and change.old is not None:
-            places.add(ADDRESS_VALUE.unpack(change.old)[1])
+        if change.table is Table.ADDRESSES:
+            places |= _places_before(change)
         elif change.table is Table.WORKLOADS:
             places.add(_number(change.key))
         elif change.table is Table.NODES and change.value is None:
@@ -79,6 +86,14 @@ def stale_places(world: World, changes: Iterable[Change]) -> set[int]:
             assert isinstance(change.key, bytes)
             identities.add(POLICY_KEY.unpack(change.key)[1])
     return places | _places_of(world, identities)
+
+
+def _places_before(change: Change) -> set[int]:
+    """Where an address was. What now has an entry of its own, or lost it, was or is part of a wider one."""
+    places = {ADDRESS_VALUE.unpack(change.old)[1]} if change.old is not None else set()
+    narrow = ADDRESS_KEY.unpack(change.key)[0] == ADDRESS_BITS
+    outside = change.value is not None and ADDRESS_VALUE.unpack(change.value)[1] == WORLD
+    return places if narrow and not outside else places | {WORLD}
 
 
 def _number(key: object) -> int:
@@ -178,6 +193,7 @@ _RESIZING = frozenset({Kind.NODE, Kind.ALLOCATION, Kind.REVOKED, Kind.LINK})
 _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.PREFIXES: _by_prefixes,
     Kind.EXPOSED: _by_exposed,
+    Kind.APISERVERS: _nothing,
     Kind.ALLOCATION: _by_node,
     Kind.NODE: _by_node,
     Kind.ALIVE: _nothing,
@@ -203,26 +219,34 @@ def _mtu(world: World, event: Event) -> int:
     return workload_mtu(world) if event.kind in _RESIZING else 0
 
 
-def _numbers(world: World, *things: object) -> dict[int, None]:
-    """The identity numbers in use for the labels of what came or went."""
-    labelled = (thing for thing in things if isinstance(thing, Labelled))
-    found = (world.identities.find(thing.labels) for thing in labelled)
-    return dict.fromkeys(number for number in found if number in world.labels)
+def _numbers(world: World, event: Event, before: object) -> dict[int, None]:
+    """The identity numbers in use for the labels of what came or went, and for the networks it names."""
+    things = (before, event.value)
+    label_sets = [thing.labels for thing in things if isinstance(thing, Labelled)]
+    networks = [network_labels(one) for thing in things for one in networks_named(event.kind, thing)]
+    found = map(world.identities.find, (*label_sets, *networks))
+    in_use = (world.labels.keys(), world.networks.by_number.keys())
+    known = (number for number in found if number is not None)
+    return dict.fromkeys(number for number in known if any(number in used for used in in_use))
 
 
 def _renumbered(world: World, before: dict[int, None], after: dict[int, None]) -> Pairs:
-    """A label set that came into use, or went out of it, is a new peer to every subject."""
+    """A label set or network that came into use, or went out of it, is a new peer to every subject."""
     different = before.keys() ^ after.keys()
     return {subject: set(different) for subject in subjects(world)} if different else {}
 
 
-def _addresses(event: Event, before: object) -> Iterator[Address]:
+def _prefixes(world: World, event: Event, before: Any) -> Iterator[Prefix]:
+    """Those whose holder depends on an event."""
     if event.kind is Kind.ENDPOINT:
         assert isinstance(event.key, bytes)
-        yield event.key
-    for workload in (before, event.value):
-        if isinstance(workload, Workload):
-            yield from workload.addresses
+        yield host_prefix(event.key)
+    elif event.kind is Kind.PREFIXES:
+        yield from prefixes_around(world, before or ())
+    for thing in (before, event.value):
+        yield from map(prefix_of, networks_named(event.kind, thing))
+        if isinstance(thing, Workload):
+            yield from map(host_prefix, thing.addresses)
 
 
 def _recompile(world: World, plan: Plan, units: Iterable[Unit]) -> list[Change]:
@@ -252,16 +276,21 @@ def _replace(plan: Plan, unit: Unit, new: Entries) -> list[Change]:
     return gone + [Change(*key, value, old.get(key)) for key, value in new.items() if old.get(key) != value]
 
 
-def _readdress(world: World, plan: Plan, address: Address) -> list[Change]:
-    key, value = key_of(address), address_entry(world, address)
-    old = plan.addresses.get(key)
-    if value == old:
-        return []
-    if value is None:
-        del plan.addresses[key]
-    else:
-        plan.addresses[key] = value
-    return [Change(Table.ADDRESSES, key, value, old)]
+def _readdress(world: World, plan: Plan, prefixes: Iterable[Prefix]) -> list[Change]:
+    """Look prefixes up again. A narrow one comes before the wide one around it, and goes after it: at no
+    moment is an address of the fabric taken for one outside.
+    """
+    made, gone = [], []
+    for prefix in sorted(set(prefixes), reverse=True):
+        key, value = address_key(prefix), address_entry(world, prefix)
+        old = plan.addresses.get(key)
+        if value is not None and value != old:
+            plan.addresses[key] = value
+            made.append(Change(Table.ADDRESSES, key, value, old))
+        elif value is None and old is not None:
+            del plan.addresses[key]
+            gone.append(Change(Table.ADDRESSES, key, None, old))
+    return made + gone[::-1]
 
 
 _COMPILE: dict[str, Callable[..., Entries]] = {

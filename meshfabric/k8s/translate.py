@@ -21,7 +21,8 @@ from typing import Any
 
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import EVERYTHING, Term, check_labels, format_selector
-from meshfabric.model.policytext import EgressText, IngressText, PolicyText, SelectorText, read_policy
+from meshfabric.model.peertext import PeerText
+from meshfabric.model.policytext import EgressText, IngressText, PolicyText, read_policy
 from meshfabric.model.ports import MAX_PORT
 
 API_VERSION, KIND = "networking.k8s.io/v1", "NetworkPolicy"
@@ -120,12 +121,12 @@ def _types(spec: Object, place: str) -> set[str]:
 
 def _rule(
     given: Any, peers_field: str, namespace: str, place: str
-) -> tuple[list[SelectorText] | None, list[str] | None]:
+) -> tuple[list[PeerText] | None, list[str] | None]:
     """Peers and ports; an empty list means any, as a missing one does."""
     rule = _fields(given, place, {peers_field, "ports"})
     peers = _list(rule.get(peers_field), f"{place}.{peers_field}")
     ports = _list(rule.get("ports"), f"{place}.ports")
-    texts: list[SelectorText] = [
+    texts: list[PeerText] = [
         _peer(peer, namespace, f"{place}.{peers_field}[{i}]") for i, peer in enumerate(peers)
     ]
     return texts or None, [_port(port, f"{place}.ports[{i}]") for i, port in enumerate(ports)] or None

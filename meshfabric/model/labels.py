@@ -16,9 +16,11 @@ from typing import NamedTuple
 from meshfabric.model.errors import InputError
 
 RESERVED_PREFIX = "meshfabric.io/"
+PORT_PREFIX = "port.meshfabric.io/"  # names of ports (`portnames`)
 NODE_LABEL = RESERVED_PREFIX + "node"
 KIND_LABEL = RESERVED_PREFIX + "kind"
 WORKLOAD_LABEL = RESERVED_PREFIX + "workload"
+CIDR_LABEL = RESERVED_PREFIX + "cidr"  # of networks, which are no workloads: no selector finds them
 
 EVERYTHING = "*"  # as a selector's text
 
@@ -60,6 +62,11 @@ def check_labels(pairs: Mapping[str, str], place: str = "") -> None:
         if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
             remedy = f"letters, digits and -_./ only, at most {MAX_LENGTH}"
             raise InputError(f"bad label {f'{key}={value}'!r}", place=place, remedy=remedy)
+
+
+def is_reserved(key: str) -> bool:
+    """Whether a label is the fabric's own, which nobody gives."""
+    return key.startswith((RESERVED_PREFIX, PORT_PREFIX))
 
 
 def make_labels(pairs: Mapping[str, str], place: str = "") -> Labels:

@@ -65,10 +65,14 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `exposed` is what of its `prefixes` the world may see."""
+    """`config`: what the fabric is. `prefixes` hold every fabric address, `exposed` what of them the world may see.
+
+    `kube_apiservers` are addresses outside: whom policies mean by `{entity: kube-apiserver}`.
+    """
 
     prefixes: tuple[str, ...]
     exposed: tuple[str, ...] = ()
+    kube_apiservers: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     min_version: int = 1
 
@@ -91,7 +95,7 @@ class GrantRecord(msgspec.Struct, frozen=True):
 
 
 class EndpointRecord(msgspec.Struct, frozen=True):
-    """`endpoints/<node>/<address>`: one address of one workload."""
+    """`endpoints/<node>/<address>`: one address of one workload; `ports` by name, as `tcp/8080`."""
 
     workload: str
     kind: str
@@ -100,6 +104,7 @@ class EndpointRecord(msgspec.Struct, frozen=True):
     handoff_to: str = ""
     version: int = RECORD_VERSION
     min_version: int = 1
+    ports: dict[str, str] = {}
 
 
 class Allocation(msgspec.Struct, frozen=True):

@@ -17,7 +17,9 @@ from enum import Enum
 
 import msgspec
 
+from meshfabric.model.addresses import Network
 from meshfabric.model.labels import Selector, format_selector
+from meshfabric.model.networks import Cidr
 from meshfabric.model.ports import Ports, format_ports
 
 LAST_PRIORITY = 1000
@@ -41,13 +43,17 @@ class Action(Enum):
 
 
 class Entity(Enum):
-    """Peers that no label tells: anyone in the fabric, and the host of the workload's own node."""
+    """Peers that neither label nor address tells: anyone in the fabric, the host of the workload's own
+    node, anyone outside of the fabric, and the API servers that the fabric's configuration names.
+    """
 
     FABRIC = "fabric"
     HOST = "host"
+    WORLD = "world"
+    KUBE_APISERVER = "kube-apiserver"
 
 
-Peer = Selector | Entity
+Peer = Selector | Entity | Cidr
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -100,6 +106,23 @@ def expiries(policy: Policy) -> Iterator[datetime]:
     yield from filter(None, (policy.expires, *(rule.expires for rule in policy.rules)))
 
 
+def cidrs_of(policy: Policy) -> Iterator[Cidr]:
+    """The CIDRs among the peers of its rules, as often as they occur."""
+    peers = (peer for rule in policy.rules for peer in rule.peers or ())
+    return (peer for peer in peers if isinstance(peer, Cidr))
+
+
+def reaches_outside(policy: Policy) -> bool:
+    """Whether it names anyone by an address outside."""
+    servers = any(Entity.KUBE_APISERVER in (rule.peers or ()) for rule in policy.rules)
+    return servers or next(cidrs_of(policy), None) is not None
+
+
+def networks_of(policy: Policy) -> set[Network]:
+    """Every network that it names."""
+    return {network for cidr in cidrs_of(policy) for network in cidr.networks}
+
+
 def format_rule(rule: Rule) -> str:
     """`app=web | tier=gold on tcp/443`, for listings."""
     peers = "anyone" if rule.peers is None else " | ".join(map(format_peer, rule.peers)) or "nobody"
@@ -108,8 +131,16 @@ def format_rule(rule: Rule) -> str:
 
 
 def format_peer(peer: Peer) -> str:
-    """`app=web`, or `entity fabric`."""
-    return f"entity {peer.value}" if isinstance(peer, Entity) else format_selector(peer)
+    """`app=web`, `entity fabric`, or `cidr 10.0.0.0/8 except 10.1.0.0/16`."""
+    if isinstance(peer, Entity):
+        return f"entity {peer.value}"
+    return format_cidr(peer) if isinstance(peer, Cidr) else format_selector(peer)
+
+
+def format_cidr(cidr: Cidr) -> str:
+    """`cidr 10.0.0.0/8 except 10.1.0.0/16`."""
+    left_out = f" except {', '.join(map(str, cidr.exceptions))}" if cidr.exceptions else ""
+    return f"cidr {cidr.network}{left_out}"
 
 
 def format_tier(policy: Policy) -> str:

@@ -10,61 +10,49 @@
         expires: 2026-12-31T23:59:59Z
     egress: []                           # present and empty: nothing may leave
 
-A missing `from`, `to` or `ports` means any. What the datapath cannot enforce yet
-(peers outside of the fabric, names of ports, audit) is refused, never ignored.
+A missing `from`, `to` or `ports` means any. What the datapath cannot enforce is
+refused, never ignored.
 
-**Records of old.** Before `LANGUAGE` 2, `{node: n1}` among peers meant a label
-called node. A record in the store goes on to mean that unless its `min_version`
-says 2; `stamped` sees to it for documents that are new to the store, which also
-tells older agents to refuse what they could not enforce.
+**Records of old.** Before version 2, `{node: n1}` among peers meant a label called
+node. A record in the store goes on to mean that unless its `min_version` says 2;
+`stamped` sees to it for documents that are new to the store, which also tells
+older agents to refuse what they could not enforce.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from enum import Enum
-from ipaddress import ip_network
-from typing import NoReturn, TypeVar
 
 import msgspec
 
 from meshfabric.model.errors import InputError
-from meshfabric.model.labels import KIND_LABEL, NODE_LABEL, Selector, parse_selector
+from meshfabric.model.labels import parse_selector
 from meshfabric.model.names import check_name
+from meshfabric.model.peertext import PeerText, choose, parse_peer, peer_needs
 from meshfabric.model.policy import (
     DEFAULT_PRIORITY,
     LAST_PRIORITY,
     Action,
-    Entity,
-    Peer,
     Policy,
     Rule,
     Rules,
     Tier,
 )
-from meshfabric.model.ports import parse_ports
-
-LANGUAGE = 2
-"""The `min_version` of documents that say what agents of version 1 could not."""
+from meshfabric.model.ports import is_plain, parse_ports
+from meshfabric.model.versions import FIRST, OUTSIDE, TIERS
 
 SelectorText = str | dict[str, str]
-"""Of peers also `{entity: fabric}`, `{entity: host}` and `{node: NAME}`."""
-
-ENTITY, NODE, CIDR = "entity", "node", "cidr"
-OUTSIDE = frozenset({"world", "kube-apiserver"})
 _DATE_TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?"
 )  # RFC 3339, 5.6
 EXPIRY_FORM = "write 2026-12-31T23:59:59Z"
 _FRACTION = 7  # characters of a second's fraction that are kept: the point and microseconds
 
-Choice = TypeVar("Choice", bound=Enum)
-
 
 class IngressText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rule for what may come in."""
 
-    peers: list[SelectorText] | None = msgspec.field(name="from", default=None)
+    peers: list[PeerText] | None = msgspec.field(name="from", default=None)
     ports: list[str] | None = None
     action: str = Action.ALLOW.value
     expires: str | None = None
@@ -73,7 +61,7 @@ class IngressText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 class EgressText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rule for what may go out."""
 
-    peers: list[SelectorText] | None = msgspec.field(name="to", default=None)
+    peers: list[PeerText] | None = msgspec.field(name="to", default=None)
     ports: list[str] | None = None
     action: str = Action.ALLOW.value
     expires: str | None = None
@@ -105,18 +93,21 @@ RuleText = IngressText | EgressText
 
 
 def stamped(text: PolicyText) -> PolicyText:
-    """The document for the store: `LANGUAGE` as its version if it says what needs it."""
+    """The document for the store: the version that all of it needs, if that is more than it says."""
+    return msgspec.structs.replace(text, min_version=max(text.min_version, needs(text)))
+
+
+def needs(text: PolicyText) -> int:
+    """The `min_version` from which on agents understand all of a document."""
     old = PolicyText(text.name, text.select, text.ingress, text.egress, text.description, text.min_version)
-    if text.min_version >= LANGUAGE or (text == old and not any(map(_is_new, _rule_texts(text)))):
-        return text
-    return msgspec.structs.replace(text, min_version=LANGUAGE)
+    return max([FIRST if text == old else TIERS, *map(_rule_needs, _rule_texts(text))])
 
 
 def read_policy(text: PolicyText, place: str = "") -> Policy:
     """Check a document; raises `InputError` that names the field."""
     where = f"{place}: " if place else ""
     default = text.default or DefaultText()
-    tier = _choose(Tier, text.tier, "tier", f"{where}tier")
+    tier = choose(Tier, text.tier, "tier", f"{where}tier")
     policy = Policy(
         name=check_name(text.name, "policy", f"{where}name"),
         select=parse_selector(text.select, f"{where}select"),
@@ -183,7 +174,7 @@ def _priority(given: int | None, tier: Tier, place: str) -> int:
 def _default(given: str | None, place: str) -> Action:
     if given is None:
         return Action.DENY
-    action = _choose(Action, given, "default", place)
+    action = choose(Action, given, "default", place)
     if action is Action.PASS:
         raise InputError("a default cannot pass", place=place, remedy="allow or deny")
     return action
@@ -201,74 +192,23 @@ def _rule(document: PolicyText, text: RuleText, place: str) -> Rule:
     if text.action == "audit":
         what = "audit is not there yet: the datapath cannot tell of a packet without deciding on it"
         raise InputError(what, place=place, remedy="allow or deny")
-    action = _choose(Action, text.action, "action", place)
+    action = choose(Action, text.action, "action", place)
     if action is Action.PASS and document.tier != Tier.ADMIN.value:
         what = f"a rule of tier {document.tier} cannot pass: it has no tier to pass to"
         raise InputError(what, place=place, remedy="only tier admin passes to the tiers after it")
     peers = None
     if text.peers is not None:
-        peers = tuple(_peer(one, document.min_version, place) for one in text.peers)
+        peers = tuple(parse_peer(one, document.min_version, place) for one in text.peers)
     ports = None if text.ports is None else tuple(sorted({parse_ports(one, place) for one in text.ports}))
     return Rule(peers, ports, action, parse_expiry(text.expires, place))
 
 
-def _peer(text: SelectorText, version: int, place: str) -> Peer:
-    if version < LANGUAGE or not _is_special(text):
-        return parse_selector(text, place)
-    if isinstance(text, str):
-        _refuse_outside(text, place)
-    if len(text) > 1:
-        remedy = f'write labels as text: "{",".join(f"{key}={value}" for key, value in text.items())}"'
-        raise InputError(f"{_special_key(text)} stands alone in a peer", place=place, remedy=remedy)
-    ((key, value),) = text.items()
-    if key == NODE:
-        return host_of(value, place)
-    if key == CIDR or value in OUTSIDE:
-        _refuse_outside(value, place)
-    return _choose(Entity, value, ENTITY, place)
-
-
-def host_of(node: str, place: str = "") -> Selector:
-    """The host workload of a node (`store.rights.endpoint_labels`); raises `InputError` for a bad name."""
-    return parse_selector({KIND_LABEL: "host", NODE_LABEL: check_name(node, NODE, place)})
-
-
-def _refuse_outside(what: str, place: str) -> NoReturn:
-    reason = f"{what} is outside of the fabric, and the datapath does not forward to the world yet"
-    remedy = "take out the peer, and its rule if it has no other: nothing passes there anyway"
-    raise InputError(reason, place=place, remedy=remedy)
-
-
-def _is_new(text: RuleText) -> bool:
+def _rule_needs(text: RuleText) -> int:
     plain = text.action == Action.ALLOW.value and text.expires is None
-    return not plain or any(map(_is_special, text.peers or ()))
-
-
-def _is_special(peer: SelectorText) -> bool:
-    """Whether a peer is no selector of labels, as documents of `LANGUAGE` 2 are read."""
-    return _is_network(peer) if isinstance(peer, str) else bool(_special_key(peer))
-
-
-def _special_key(peer: dict[str, str]) -> str:
-    return next((key for key in (ENTITY, NODE, CIDR) if key in peer), "")
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text.strip(), strict=False)
-    except ValueError:
-        return False
-    return True
+    ports = FIRST if all(map(is_plain, text.ports or ())) else OUTSIDE
+    return max([FIRST if plain else TIERS, ports, *map(peer_needs, text.peers or ())])
 
 
 def _rule_texts(text: PolicyText) -> Iterator[RuleText]:
     yield from text.ingress or ()
     yield from text.egress or ()
-
-
-def _choose(choice: type[Choice], given: str, what: str, place: str) -> Choice:
-    try:
-        return choice(given)
-    except ValueError:
-        words = ", ".join(str(member.value) for member in choice)
-        raise InputError(f"unknown {what} {given!r}", place=place, remedy=f"one of {words}") from None

@@ -12,7 +12,10 @@ from collections.abc import Hashable, Iterator, Set
 from typing import Generic, TypeVar
 
 from meshfabric.model.labels import Labels, Selector, Term, matches
-from meshfabric.model.policy import Entity, Policy
+from meshfabric.model.networks import Cidr, Networks
+from meshfabric.model.policy import Entity, Policy, Rule, cidrs_of
+from meshfabric.model.portnames import split, with_port
+from meshfabric.model.ports import Ports
 from meshfabric.model.uplinks import count
 
 Thing = TypeVar("Thing", bound=Hashable)
@@ -91,9 +94,10 @@ class Selectors(Generic[Thing]):
 
 
 class Selection:
-    """The policies that select a label set, and the label sets that their peers are."""
+    """The policies that select a label set, and the label sets and networks that their peers are."""
 
     def __init__(self) -> None:
+        self.networks = Networks()
         self._policies = Selectors[str]()
         self._sets = LabelSets()
         self._uses: Counter[Selector] = Counter()  # of peers, by policies
@@ -110,6 +114,8 @@ class Selection:
             for selector in peer_selectors(policy) if policy else ():
                 if not count(self._uses, selector, times) and self._members.pop(selector, None) is not None:
                     self._asked.remove(selector)
+            for cidr in set(cidrs_of(policy)) if policy else ():
+                self.networks.use(cidr, times)
 
     def add(self, number: int, labels: Labels) -> None:
         """A label set came into use."""
@@ -127,8 +133,11 @@ class Selection:
         """The names of all policies that select a label set, in no order."""
         return self._policies.find(labels)
 
-    def members(self, selector: Selector) -> Set[int]:
-        """The numbers that a selector selects; of a policy's peer a set that goes on to be right."""
+    def members(self, peer: Selector | Cidr) -> Set[int]:
+        """The numbers that a peer stands for; of a policy's a set that goes on to be right."""
+        return self.networks.members(peer) if isinstance(peer, Cidr) else self._selected(peer)
+
+    def _selected(self, selector: Selector) -> Set[int]:
         known = self._members.get(selector)
         if known is not None:
             return known
@@ -140,9 +149,24 @@ class Selection:
 
 
 def peer_selectors(policy: Policy) -> set[Selector]:
-    """The selectors among the peers of a policy's rules."""
-    peers = {peer for rule in policy.rules for peer in rule.peers or ()}
-    return {peer for peer in peers if not isinstance(peer, Entity)}
+    """Those whom a policy's rules find by their labels, or in the end by a name of their ports."""
+    found = {one for rule in policy.ingress or () for one in _selectors(rule)}
+    for rule in policy.egress or ():
+        numbers, names = split(rule.ports)
+        if numbers or numbers is None:
+            found.update(_selectors(rule))
+        found.update(selector for port in names for selector in holders(rule, port))
+    return found
+
+
+def holders(rule: Rule, port: Ports) -> Iterator[Selector]:
+    """Those of the peers of a rule for what goes out who have a port of this name; the own host aside."""
+    anyone = rule.peers is None or Entity.FABRIC in rule.peers
+    return (with_port(selector, port.name) for selector in (((),) if anyone else _selectors(rule)))
+
+
+def _selectors(rule: Rule) -> Iterator[Selector]:
+    return (peer for peer in rule.peers or () if not isinstance(peer, Entity | Cidr))
 
 
 def _requires(term: Term) -> bool:

@@ -29,6 +29,8 @@ from meshfabric.model.tables import (
     Verdict,
 )
 
+ANYONE = {0: "any", 1: "world"}
+
 
 def show_key(name: str, key: object) -> str:
     """The key of an entry in the map or table `name`."""
@@ -70,7 +72,7 @@ def _workload(value: bytes) -> str:
 def _policy_key(key: bytes) -> str:
     bits, subject, peer, direction, protocol, port = POLICY_KEY.unpack(key)
     what = _ports(bits - POLICY_FIXED_BITS, protocol, int.from_bytes(port, "big"))
-    return f"subject {subject} peer {peer or 'any'} {Direction(direction).name.lower()} {what}"
+    return f"subject {subject} peer {ANYONE.get(peer, peer)} {Direction(direction).name.lower()} {what}"
 
 
 def _ports(bits: int, protocol: int, port: int) -> str:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from meshfabric.model.addresses import Address, Network
 from meshfabric.model.errors import PermanentError
 from meshfabric.model.labels import Labels, forget_labels
+from meshfabric.model.networks import Networks, network_labels
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, Uplink, Workload
-from meshfabric.model.policy import Policy
+from meshfabric.model.policy import Policy, networks_of
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
 from meshfabric.model.tables import FIRST_NODE, WORLD
@@ -33,6 +34,7 @@ class Kind(Enum):
 
     PREFIXES = "prefixes"  # key "": tuple[Network, ...]
     EXPOSED = "exposed"  # key "": tuple[Network, ...]
+    APISERVERS = "apiservers"  # the same: a network for each address
     ALLOCATION = "allocations"  # node name: Allocation
     NODE = "nodes"  # node name: NodeRecord
     ALIVE = "alive"  # node name: True
@@ -116,6 +118,7 @@ class World:
         self.settings = settings
         self.prefixes: dict[str, tuple[Network, ...]] = {}
         self.exposed: dict[str, tuple[Network, ...]] = {}
+        self.apiservers: dict[str, tuple[Network, ...]] = {}
         self.allocations: dict[str, Allocation] = {}
         self.nodes: dict[str, NodeRecord] = {}
         self.alive: dict[str, bool] = {}
@@ -153,6 +156,11 @@ class World:
         """What is known of one thing, or None."""
         return self._tables[kind].get(key)
 
+    @property
+    def networks(self) -> Networks:
+        """Those outside of the fabric, which policies name."""
+        return self.selection.networks
+
     def apply(self, event: Event) -> Any:
         """Make it so; returns what was known before, or None.
 
@@ -164,6 +172,8 @@ class World:
         self._set(event)
         if event.kind is Kind.POLICY:
             self.selection.replace(old, event.value)
+        elif event.kind is Kind.APISERVERS:
+            self.networks.reach_apiservers(event.value or ())
         self.far_ends.replace(reached, self._reached(event))
         if event.kind is Kind.LINK and event.key in self._uplink_devices:
             self.uplinks = own_uplinks(self.settings, self.links)
@@ -214,6 +224,8 @@ class World:
             self.identities.take(new.labels)
         elif event.kind is Kind.NODE:
             self._take_node(str(event.key))
+        for network in networks_named(event.kind, new):
+            self.identities.take(network_labels(network))
 
     def _take_node(self, name: str) -> None:
         if name != self.node:
@@ -239,6 +251,8 @@ class World:
             elif event.kind is Kind.WORKLOAD:
                 count(self.subjects, self.identity(thing.labels), times)
                 self._use_labels(thing.labels, times)
+            for network in networks_named(event.kind, thing):
+                self._use_network(network, times)
         if event.kind is Kind.WORKLOAD:
             self._place(event.key, event.value, old)
 
@@ -257,6 +271,16 @@ class World:
             self.identities.release(labels)
             forget_labels(labels)
 
+    def _use_network(self, network: Network, times: int) -> None:
+        labels = network_labels(network)
+        number = self.identity(labels)
+        if not count(self._label_uses, labels, times):
+            self.networks.remove(number)
+            self.identities.release(labels)
+            forget_labels(labels)
+        elif number not in self.networks.by_number:
+            self.networks.add(number, network)
+
     def _place(self, name: Hashable, new: Workload | None, old: Workload | None) -> None:
         for address in old.addresses if old else ():
             self.here.pop(address, None)
@@ -264,3 +288,10 @@ class World:
             self.workload_numbers.release(name)
         else:
             self.here.update((address, new.name) for address in new.addresses)
+
+
+def networks_named(kind: Kind, thing: Any) -> list[Network]:
+    """The networks that a policy names, or that the API servers are; sorted."""
+    if thing is None or kind not in (Kind.POLICY, Kind.APISERVERS):
+        return []
+    return sorted(networks_of(thing) if kind is Kind.POLICY else set(thing), key=str)

@@ -65,12 +65,16 @@ def stages(changes: Iterable[Change]) -> list[list[Change]]:
 
 
 def revokes(change: Change) -> bool:
-    """Whether the change takes a permission away: an allowing policy entry, or a peer."""
+    """Whether the change takes a permission away: a peer, or what a policy allowed. A denial that goes is
+    none, and goes last: those whom it was about may have another identity by then.
+    """
     if change.table is Table.PEERS:
         return change.value is None
     if change.table is not Table.POLICY:
         return False
-    return change.value is None or POLICY_VALUE.unpack(change.value)[1] == Verdict.DENY
+    if change.value is not None:
+        return bool(POLICY_VALUE.unpack(change.value)[1] == Verdict.DENY)
+    return change.old is None or POLICY_VALUE.unpack(change.old)[1] != Verdict.DENY
 
 
 def _of(table: Table, changes: list[Change]) -> list[Change]:

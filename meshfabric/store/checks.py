@@ -8,7 +8,7 @@ business of `store.rights` and `store.claims`.
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from meshfabric.model.addresses import (
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import MAX_LABELS, check_labels
 from meshfabric.model.names import WORKLOAD, check_name
+from meshfabric.model.networks import lies_in
 from meshfabric.model.node import (
     MAX_SLOTS,
     RECORD_VERSION,
@@ -38,10 +39,11 @@ from meshfabric.model.node import (
     Uplink,
 )
 from meshfabric.model.policy import Policy
-from meshfabric.model.policytext import LANGUAGE, PolicyText
+from meshfabric.model.policytext import PolicyText
 from meshfabric.model.policytext import read_policy as read_policy_text
 from meshfabric.model.ports import MAX_PORT
 from meshfabric.model.tables import MAX_EXPOSED, MAX_PREFIXES
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.store.claims import last_address
 from meshfabric.store.keys import Located, RecordKind, Refusal, printable
 from meshfabric.store.rights import ANY, KINDS, Grant, Span, check_given
@@ -50,6 +52,7 @@ MAX_RECORD_BYTES = 64 * 1024
 """A policy of a thousand rules fits; an endpoint has some 150 bytes."""
 MAX_BLOCKS = 64
 MAX_POOLS = 64
+MAX_APISERVERS = 64
 MAX_GRANTED = 1024
 """Label keys in one grant."""
 LONGEST_FIRST_BLOCK = {4: 30, 6: 126}
@@ -117,7 +120,9 @@ def _check_version(kind: RecordKind, wanted: int) -> None:
 
 
 def read_config(record: FabricRecord) -> tuple[Network, ...]:
-    """The fabric's prefixes: one to eight, apart from each other, addresses of single machines."""
+    """The fabric's prefixes: one to eight, apart from each other, addresses of single machines. Also
+    looks at the API servers' addresses (`read_apiservers`).
+    """
     networks = tuple(parse_network(text, f"prefixes[{i}]") for i, text in enumerate(record.prefixes))
     if not 1 <= len(networks) <= MAX_PREFIXES:
         raise InputError(f"{len(networks)} prefixes", remedy=f"1 to {MAX_PREFIXES} are possible")
@@ -128,7 +133,20 @@ def read_config(record: FabricRecord) -> tuple[Network, ...]:
                 f"{network} cannot be a fabric's prefix", place=f"prefixes[{i}]", remedy="take a private one"
             )
     read_exposed(record)
+    for i, server in enumerate(read_apiservers(record)):
+        if any(lies_in(server, network) for network in networks):
+            place, remedy = f"kube_apiservers[{i}]", "they are reached at underlay addresses"
+            raise InputError(f"{server[0]} is in a prefix of the fabric", place=place, remedy=remedy)
     return networks
+
+
+def read_apiservers(record: FabricRecord) -> tuple[Network, ...]:
+    """A network of one address for each of the API servers' addresses; raises `InputError`."""
+    if len(record.kube_apiservers) > MAX_APISERVERS:
+        what = f"{len(record.kube_apiservers)} kube_apiservers"
+        raise InputError(what, remedy=f"at most {MAX_APISERVERS} are possible")
+    servers = [parse_address(text, f"kube_apiservers[{i}]") for i, text in enumerate(record.kube_apiservers)]
+    return tuple(ip_network(format_address(server)) for server in dict.fromkeys(servers))
 
 
 def read_exposed(record: FabricRecord) -> tuple[Network, ...]:

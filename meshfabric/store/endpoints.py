@@ -18,6 +18,7 @@ import msgspec
 from meshfabric.model.addresses import Address, format_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import Endpoint, EndpointRecord
+from meshfabric.model.portnames import named_ports
 from meshfabric.store.checks import read_record
 from meshfabric.store.claims import Claim, holder_of, renewed
 from meshfabric.store.keys import Located, RecordKind, Refusal
@@ -183,7 +184,7 @@ class Endpoints:
         owner = self._law.block_owner(key.address)
         if owner:
             raise InputError(f"{format_address(key.address)} is in a block of node {owner}")
-        check_endpoint_labels(record.kind, key.name, record.labels)
+        check_endpoint_labels(record.kind, key.name, record.labels, record.ports)
         claims = self._floating.setdefault(key.address, {})
         self._counts[key.name] += key.name not in claims
         claims[key.name] = renewed(claims.get(key.name), record, revision)
@@ -272,6 +273,7 @@ class Endpoints:
             endpoint.epoch,
             note.handoff_to,
             min_version=note.min_version,
+            ports=named_ports(endpoint.labels),
         )
 
     def _touch(self, address: Address) -> Endpoint | None:
@@ -281,5 +283,5 @@ class Endpoints:
 
 
 def _endpoint(node: str, record: EndpointRecord) -> Endpoint:
-    labels = endpoint_labels(record.kind, node, record.labels)
+    labels = endpoint_labels(record.kind, node, record.labels, record.ports)
     return Endpoint(node, record.workload, _KINDS[record.kind], labels, record.epoch)

@@ -18,6 +18,7 @@ from meshfabric.model.addresses import Address, parse_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import Labels, make_labels
 from meshfabric.model.names import IFNAMSIZ, NAME, WORKLOAD
+from meshfabric.model.portnames import port_labels
 from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.world import FIRST_IDENTITY, LAST_IDENTITY, World
 from meshfabric.store.files import warn, write_whole
@@ -42,7 +43,7 @@ class Pinned(NamedTuple):
 class AttachedWorkload(msgspec.Struct, frozen=True, omit_defaults=True):
     """A workload as it was attached, whether or not its device is there now.
 
-    `labels` as given, without the fabric's own; `addresses` without length;
+    `labels` and `ports` as given, without the fabric's own; `addresses` without length;
     `device` the node's side, `inner` the name in the pod's namespace `netns`
     (both empty for a VM); `number` 0 where the world's pinned one is meant.
     """
@@ -56,6 +57,7 @@ class AttachedWorkload(msgspec.Struct, frozen=True, omit_defaults=True):
     netns: str = ""
     inner: str = ""
     number: int = 0
+    ports: dict[str, str] = {}
 
 
 class _NumbersFile(msgspec.Struct):
@@ -130,6 +132,7 @@ def _fault(workload: AttachedWorkload, others: Iterable[AttachedWorkload]) -> st
     if _labels(workload.labels) is None:
         return "no valid labels"
     try:
+        port_labels(workload.ports)
         addresses = set(map(parse_address, workload.addresses))
     except InputError as cause:
         return str(cause)

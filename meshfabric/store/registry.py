@@ -21,7 +21,7 @@ import msgspec
 
 from meshfabric.model.addresses import Network
 from meshfabric.model.world import Event, Kind
-from meshfabric.store.checks import read_exposed, read_record
+from meshfabric.store.checks import Fact, read_apiservers, read_exposed, read_record
 from meshfabric.store.endpoints import Endpoints
 from meshfabric.store.entries import Entries
 from meshfabric.store.guard import ALWAYS_ALLOWED, describe, too_many
@@ -33,7 +33,7 @@ __all__ = ["Raw", "Registry", "endpoint_labels", "given_labels"]
 
 EVENTS = {
     RecordKind.REVOKED: Kind.REVOKED,
-    RecordKind.CONFIG: Kind.PREFIXES,
+    RecordKind.CONFIG: Kind.PREFIXES,  # and APISERVERS
     RecordKind.ALLOCATION: Kind.ALLOCATION,
     RecordKind.NODE: Kind.NODE,
     RecordKind.ALIVE: Kind.ALIVE,
@@ -41,7 +41,7 @@ EVENTS = {
     RecordKind.ENDPOINT: Kind.ENDPOINT,
 }
 """What the world hears of (not of grants), in the order in which it does; removals go backwards."""
-RANK = {kind: rank for rank, kind in enumerate([*EVENTS.values(), Kind.EXPOSED])}
+RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), Kind.APISERVERS, Kind.EXPOSED))}
 MARKS = (RecordKind.REVOKED, RecordKind.ALIVE)
 """Their being there says all; a tombstone cuts whatever is written on it."""
 
@@ -254,6 +254,8 @@ class Registry:
         for key, old, new in self._entries.changes():
             if key.kind in EVENTS:
                 yield _Change(EVENTS[key.kind], key.name, old and old.value, new and new.value)
+            if key.kind is RecordKind.CONFIG and (_apiservers(old) or ()) != (_apiservers(new) or ()):
+                yield _Change(Kind.APISERVERS, key.name, _apiservers(old), _apiservers(new))
             if key.kind is RecordKind.CONFIG and new:
                 yield from self._exposure(read_exposed(new.record) or None)
 
@@ -306,6 +308,11 @@ class Registry:
         for kind in (RecordKind.CONFIG, RecordKind.ALLOCATION, RecordKind.NODE, RecordKind.POLICY):
             known[EVENTS[kind]] += self._entries.count(kind)
         return known
+
+
+def _apiservers(config: Fact | None) -> tuple[Network, ...] | None:
+    """Those that a config record names; None if there is no record."""
+    return read_apiservers(config.record) if config else None
 
 
 def _tally(gone: Iterable[tuple[Kind, Hashable]]) -> Counter[Kind]:

@@ -12,17 +12,19 @@ from meshfabric.model.errors import InputError
 from meshfabric.model.labels import (
     KIND_LABEL,
     NODE_LABEL,
-    RESERVED_PREFIX,
     WORKLOAD_LABEL,
     Labels,
     check_labels,
+    is_reserved,
     make_labels,
 )
 from meshfabric.model.node import EndpointRecord
+from meshfabric.model.portnames import port_labels
 
 HOST = "host"
 KINDS = ("pod", "vm", HOST)
 ANY = "*"
+NO_PORTS: Mapping[str, str] = {}
 
 Span = tuple[Address, Address]  # first and last, both included
 
@@ -47,31 +49,38 @@ class Rights(NamedTuple):
     grant: Grant = NO_GRANT
 
 
-def endpoint_labels(kind: str, node: str, labels: Mapping[str, str]) -> Labels:
-    """The identity of a workload: labels as given, with the fabric's own.
+def endpoint_labels(
+    kind: str, node: str, labels: Mapping[str, str], ports: Mapping[str, str] = NO_PORTS
+) -> Labels:
+    """The identity of a workload: labels as given, with the names of its ports and the fabric's own.
 
     Only the host's has the names of node and workload in it: with them every
-    pod would be an identity of its own. Raises `InputError` for bad labels,
-    also for reserved ones among those given.
+    pod would be an identity of its own. Raises `InputError` for bad labels or
+    ports, also for reserved ones among the labels.
     """
-    return make_labels(_with_reserved(kind, node, labels))
+    return make_labels(_with_reserved(kind, node, labels, ports))
 
 
-def check_endpoint_labels(kind: str, node: str, labels: Mapping[str, str]) -> None:
+def check_endpoint_labels(
+    kind: str, node: str, labels: Mapping[str, str], ports: Mapping[str, str] = NO_PORTS
+) -> None:
     """Whether `endpoint_labels` would do it; keeps nothing."""
-    check_labels(_with_reserved(kind, node, labels), "labels")
+    check_labels(_with_reserved(kind, node, labels, ports), "labels")
 
 
-def _with_reserved(kind: str, node: str, labels: Mapping[str, str]) -> dict[str, str]:
+def _with_reserved(
+    kind: str, node: str, labels: Mapping[str, str], ports: Mapping[str, str]
+) -> dict[str, str]:
     check_unreserved(labels, "labels")
+    more = {**port_labels(ports, "ports"), KIND_LABEL: kind} if ports else {KIND_LABEL: kind}
     if kind == HOST:
-        return {**labels, KIND_LABEL: kind, NODE_LABEL: node, WORKLOAD_LABEL: node}
-    return {**labels, KIND_LABEL: kind}
+        return {**labels, **more, NODE_LABEL: node, WORKLOAD_LABEL: node}
+    return {**labels, **more}
 
 
 def given_labels(labels: Labels) -> dict[str, str]:
-    """What `endpoint_labels` was given: the labels that a record may hold."""
-    return {key: value for key, value in labels if not key.startswith(RESERVED_PREFIX)}
+    """The labels that `endpoint_labels` was given; `portnames.named_ports` are the ports."""
+    return {key: value for key, value in labels if not is_reserved(key)}
 
 
 def check_given(labels: Mapping[str, str], place: str) -> None:
@@ -83,7 +92,7 @@ def check_given(labels: Mapping[str, str], place: str) -> None:
 def check_unreserved(labels: Mapping[str, str], place: str) -> None:
     """No label of the fabric's own among them, else `InputError`."""
     for key in labels:
-        if key.startswith(RESERVED_PREFIX):
+        if is_reserved(key):
             raise InputError(f"label {key!r} is the fabric's own", place=place, remedy="leave it out")
 
 

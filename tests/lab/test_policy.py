@@ -11,7 +11,7 @@ import pytest
 
 from meshfabric.lab import workloads
 from meshfabric.lab.state import Lab
-from meshfabric.model.policytext import LANGUAGE
+from meshfabric.model.versions import LANGUAGE
 from tests.features import requires
 from tests.lab.places import ANSWER_S, ECHO_PORT, SILENCE_S, Echo, answers, asked, connects, opened, ping
 from tests.lab.policies import policy

@@ -3,38 +3,51 @@
 The oracle of the packet tests knows no entries here: it asks `says_who`, which
 reads documents as a person would. So nothing of the way from a document to a
 verdict is shared, and flows that live through a change of policy are judged too.
+What goes to the world is only asked whether the policy stops it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as changed
+from ipaddress import ip_address, ip_network
+from itertools import product
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import ICMP
 
 from meshfabric.compiler.step import compile_plan
-from meshfabric.model.addresses import parse_address
+from meshfabric.model.addresses import Prefix, format_prefix, parse_address
 from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint, Workload
 from meshfabric.model.plan import Table
 from meshfabric.model.policy import Policy
+from meshfabric.model.policytext import IngressText, PolicyText, read_policy
+from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
+    ADDRESS_KEY,
+    ADDRESS_VALUE,
+    NOWHERE,
     POLICY_FIXED_BITS,
     POLICY_KEY,
     POLICY_VALUE,
     PROTOCOL_BITS,
+    WORLD,
     Direction,
+    Reason,
     Verdict,
 )
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.model.world import World as Known
-from tests.oracles import says_who
+from tests.oracles import enforces, says_who
 from tests.packet import world as fabric
-from tests.packet.frames import V4, V6, echo, frame, tcp, udp
+from tests.packet.frames import V4, V6, echo, frame, ip, tcp, udp
 from tests.packet.oracle import Oracle
 from tests.packet.rig import Rig, Scene
-from tests.packet.world import Rule, World, standard
-from tests.strategies import LABEL_SETS, SELF, policies
+from tests.packet.world import Owner, Rule, World, standard
+from tests.strategies import APISERVERS, LABEL_SETS, OUTSIDE, SELF, policies
 from tests.strategies import settings as configured
 
 PLACES = {"alpha": fabric.ALPHA, "beta": fabric.BETA, "guest": fabric.GUEST, "host": fabric.HOST}
@@ -64,7 +77,9 @@ class Documented:
     """A scene whose workloads have labels, and whose entries a compiler made."""
 
     def __init__(self, rig: Rig, labels: dict[str, Labels]) -> None:
-        self._known = Known(configured(()))
+        self._known = Known(configured((), WorldMode.TRANSLATE))
+        self._known.apply(Event(Kind.PREFIXES, "", tuple(map(ip_network, standard().prefixes))))
+        self._known.apply(Event(Kind.APISERVERS, "", tuple(map(ip_network, APISERVERS[:2]))))
         for name, own in labels.items():
             self._known.apply(_holder(name, own))
         self.scene = Scene(rig, self._labelled(labels))
@@ -79,8 +94,19 @@ class Documented:
         for name, policy in documents.items():
             self._known.apply(Event(Kind.POLICY, name, policy))
         self._oracle.said = tuple(self._known.policies.values())
-        rules = [_rule(key, value) for key, value in compile_plan(self._known).entries(Table.POLICY)]
-        self.scene.change(lambda world: setattr(world, "rules", rules), *PLACES.values())
+        plan = compile_plan(self._known)
+        rules = [_rule(key, value) for key, value in plan.entries(Table.POLICY)]
+
+        def edit(world: World) -> None:
+            world.rules = rules
+            world.addresses = self._inside | dict(_outside(plan.addresses))
+
+        self.scene.change(edit, *PLACES.values(), WORLD)
+
+    def says(self, subject: str, outside: str, packet: tuple[int, int]) -> bool:
+        """Whether documents let somebody speak to an address outside."""
+        about = self._known.workloads[SELF if subject == "host" else subject].labels
+        return enforces(self._known, about, ip_address(outside), Direction.EGRESS, packet)
 
     def _labelled(self, labels: dict[str, Labels]) -> World:
         world = standard()
@@ -92,6 +118,7 @@ class Documented:
             text: changed(owner, identity=by_place.get(owner.place, fabric.ID_MUTE))
             for text, owner in world.addresses.items()
         }
+        self._inside = world.addresses
         return world
 
 
@@ -103,6 +130,14 @@ def _holder(name: str, labels: Labels) -> Event:
     own = SELF if name == "host" else name
     kind = "host" if name == "host" else "pod"
     return Event(Kind.WORKLOAD, own, Workload(own, kind, labels, (), DEVICES[name], "02:6d:66:01:00:01"))
+
+
+def _outside(addresses: Mapping[bytes, bytes]) -> Iterator[tuple[str, Owner]]:
+    """The compiled entries that are not about workloads."""
+    for key, value in addresses.items():
+        prefix, owner = Prefix(*ADDRESS_KEY.unpack(key)), Owner(*ADDRESS_VALUE.unpack(value))
+        if owner.place in (NOWHERE, WORLD):
+            yield format_prefix(prefix), owner
 
 
 def _rule(key: object, value: object) -> Rule:
@@ -121,12 +156,14 @@ def _rule(key: object, value: object) -> Rule:
 def packets(draw: st.DrawFn, source: str, destination: str) -> bytes:
     """At the edges of what the documents name; answers too."""
     family = draw(st.sampled_from([V4, V6]))
-    kind = draw(st.sampled_from(["tcp", "tcp back", "udp", "udp back", "echo"]))
+    kind = draw(st.sampled_from(["tcp", "tcp back", "udp", "udp back", "echo", "timestamp"]))
     ports = {"sport": 40000, "port": draw(st.sampled_from(TCP_PORTS if "tcp" in kind else UDP_PORTS))}
     if kind.endswith("back"):
         ports = {"sport": ports["port"], "port": ports["sport"]}
     if kind == "echo":
         return echo(source, destination, family)
+    if kind == "timestamp":
+        return bytes(ip(source, destination) / ICMP(type="timestamp-request"))
     if "udp" in kind:
         return udp(source, destination, family=family, **ports)
     return tcp(source, destination, flags="SA" if "back" in kind else "S", family=family, **ports)
@@ -168,3 +205,56 @@ def test_packets_pass_as_the_documents_say(
     scene = Documented(rig, labels)
     for step in [first, *story]:
         step(scene)
+
+
+def one_rule(ports: list[str]) -> Policy:
+    """Only this may come in to db."""
+    return read_policy(PolicyText("p", "app=db", [IngressText(None, ports)], min_version=LANGUAGE))
+
+
+@pytest.mark.parametrize("family", [V4, V6])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_type_of_icmp_is_its_questions_and_their_answers_alone(
+    rig: Rig, family: int, numbered: bool
+) -> None:
+    """alpha asks beta; what beta asks is another conversation, which alpha answers to nobody."""
+    web, db, other = LABEL_SETS[1], LABEL_SETS[2], LABEL_SETS[4]
+    scene = Documented(rig, {"alpha": web, "beta": db, **dict.fromkeys(["guest", "host", *FAR_AWAY], other)})
+    ping = ("icmp/8" if family == V4 else "icmpv6/128") if numbered else "icmp/echo-request"
+    ping = ping.replace("icmp/e", "icmpv6/e") if family == V6 else ping
+    clock = bytes(ip("alpha", "beta") / ICMP(type="timestamp-request"))
+
+    def ask(packet: bytes, sender: str = "alpha") -> Reason | None:
+        return scene.scene.from_workload(DEVICES[sender], frame(packet))
+
+    scene.say({"p": one_rule(["tcp"])})
+    assert ask(echo("alpha", "beta", family)) is Reason.POLICY_INGRESS
+    scene.say({"p": one_rule([ping])})
+    assert ask(echo("beta", "alpha", family, reply=True), "beta") is Reason.POLICY_EGRESS  # nobody asked
+    assert ask(echo("alpha", "beta", family)) is Reason.FORWARDED_TO_LOCAL
+    assert ask(echo("beta", "alpha", family, reply=True), "beta") is Reason.FORWARDED_TO_LOCAL
+    assert ask(tcp("alpha", "beta", 8, family=family)) is Reason.POLICY_INGRESS
+    assert ask(clock) is Reason.POLICY_INGRESS
+    scene.say({"p": one_rule(["icmp/timestamp-request"])})
+    assert ask(echo("alpha", "beta", family)) is Reason.POLICY_INGRESS
+    assert ask(clock) is Reason.FORWARDED_TO_LOCAL
+
+
+said = st.fixed_dictionaries({name: policies(name) for name in "pq"})
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(labels=label_sets, story=st.lists(said, min_size=1, max_size=3))
+def test_the_policy_stops_what_goes_to_the_world_as_the_documents_say(
+    rig: Rig, labels: dict[str, Labels], story: list[dict[str, Policy | None]]
+) -> None:
+    """With flows of before each change still there, which had another verdict."""
+    scene = Documented(rig, labels)
+    for words_ in story:
+        scene.say(words_)
+        for source, text, port in product(PLACES, OUTSIDE, (53, 443)):
+            make, protocol = (udp, fabric.UDP) if port == 53 else (tcp, fabric.TCP)
+            family = V6 if ":" in text else V4
+            run = rig.run("from_workload", frame(make(source, text, port, family=family)), DEVICES[source])
+            stopped = run.reason is Reason.POLICY_EGRESS
+            assert stopped is not scene.says(source, text, (protocol, port)), (source, text, port)

@@ -15,6 +15,7 @@ packets by them.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from meshfabric.kernel.bpf import Map, MapType
 from meshfabric.model import tables
@@ -168,7 +169,7 @@ def packed_address(text: str) -> bytes:
     if text == "::/0":  # 0.0.0.0/0 lies in it, and is longer
         return tables.address_key(Prefix(0, bytes(16)))
     if "/" in text:
-        return tables.address_key(prefix_of(parse_network(text)))
+        return tables.address_key(prefix_of(ip_network(text)))
     return tables.ADDRESS_KEY.pack(ADDRESS_BITS, parse_address(text))
 
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshfabric.compiler.step import compile_plan, step
+from meshfabric.model.addresses import Network
+from meshfabric.model.networks import Cidr, network_labels
 from meshfabric.model.settings import Settings
-from meshfabric.model.tables import FIRST_NODE, PLACES
+from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.world import FIRST_IDENTITY, Event, Kind, Numbers, World
 from tests.strategies import all_settings, sequences, world_of
 
@@ -70,8 +72,17 @@ def in_use(world: World) -> list[set[Hashable]]:
     """What must have a number, found by looking at everything."""
     labels: set[Hashable] = {endpoint.labels for endpoint in world.endpoints.values()}
     labels |= {workload.labels for workload in world.workloads.values()}
+    labels |= set(map(network_labels, named_outside(world)))
     nodes: set[Hashable] = {*world.nodes, *(endpoint.node for endpoint in world.endpoints.values())}
     return [labels, nodes - {world.node}, set(world.workloads)]
+
+
+def named_outside(world: World) -> set[Network]:
+    """The networks that documents name, and the API servers' addresses."""
+    rules = [rule for policy in world.policies.values() for rule in policy.rules]
+    cidrs = [peer for rule in rules for peer in rule.peers or () if isinstance(peer, Cidr)]
+    named = {network for cidr in cidrs for network in (cidr.network, *cidr.exceptions)}
+    return named | set(world.apiservers.get("", ()))
 
 
 @given(all_settings(), sequences())
@@ -80,7 +91,7 @@ def test_what_is_in_use_keeps_its_number(given: Settings, happened: list[Event])
     world = World(given)
     ranges: list[Callable[[int], bool]] = [
         lambda number: number >= FIRST_IDENTITY,
-        lambda number: FIRST_NODE <= number < PLACES,
+        lambda number: FIRST_NODE <= number < WORLD,
         lambda number: 1 <= number < FIRST_NODE,
     ]
     for event in happened:
@@ -92,4 +103,6 @@ def test_what_is_in_use_keeps_its_number(given: Settings, happened: list[Event])
             assert len(set(now.values())) == len(now)
             assert all(fits(number) for number in now.values())
             assert {key: now[key] for key in now.keys() & old} == {key: old[key] for key in now.keys() & old}
-        assert world.labels == {number: labels for labels, number in world.identities.items()}
+        networks = {number: network_labels(network) for number, network in world.networks.by_number.items()}
+        assert {**world.labels, **networks} == {number: labels for labels, number in world.identities.items()}
+        assert not world.labels.keys() & networks.keys()

@@ -6,6 +6,7 @@ of their places must be stale; where an address has another holder or other
 labels, the place that held it must be.
 """
 
+from ipaddress import ip_address
 from itertools import product
 from typing import NamedTuple
 
@@ -18,14 +19,15 @@ from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint
 from meshfabric.model.plan import Change, Key, Table
 from meshfabric.model.settings import Settings
-from meshfabric.model.tables import Direction
+from meshfabric.model.tables import WORLD, Direction
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.reconcile.delta import squash
-from tests.oracles import enforces, holders, place_of
+from tests.oracles import Whom, enforces, holders, is_outside, place_of
 from tests.strategies import (
     ADDRESSES,
     LABEL_SETS,
     LOCAL,
+    OUTSIDE,
     PACKETS,
     SELF,
     all_settings,
@@ -41,11 +43,11 @@ EXAMPLES = 100
 
 
 class Holder(NamedTuple):
-    """Who has an address; `local` if its policies are enforced here."""
+    """Who has an address, or which one outside it is; `local` if its policies are enforced here."""
 
     name: str
     place: int
-    labels: Labels
+    labels: Whom
 
     @property
     def local(self) -> bool:
@@ -62,17 +64,20 @@ def look(world: World) -> tuple[dict[bytes, Holder], Verdicts]:
         place = place_of(world, name)
         assert place is not None
         held[address] = Holder(name, place, labels)
-    cache: dict[tuple[Labels, Labels], tuple[bool, ...]] = {}
+    for text in OUTSIDE:
+        if is_outside(world, ip_address(text)):
+            held[parse_address(text)] = Holder("world", WORLD, ip_address(text))
+    cache: dict[tuple[Labels, Whom], tuple[bool, ...]] = {}
     verdicts = {
-        (near, far): _verdicts(world, held[near].labels, held[far].labels, cache)
+        (near, far): _verdicts(world, subject, held[far].labels, cache)
         for near, far in product(held, held)
-        if held[near].local
+        if held[near].local and isinstance(subject := held[near].labels, tuple)
     }
     return held, verdicts
 
 
 def _verdicts(
-    world: World, subject: Labels, peer: Labels, cache: dict[tuple[Labels, Labels], tuple[bool, ...]]
+    world: World, subject: Labels, peer: Whom, cache: dict[tuple[Labels, Whom], tuple[bool, ...]]
 ) -> tuple[bool, ...]:
     if (subject, peer) not in cache:
         cache[subject, peer] = tuple(

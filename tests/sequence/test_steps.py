@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from meshfabric.compiler.step import compile_plan, step
 from meshfabric.model.plan import Change, Plan, Table
-from meshfabric.model.policytext import LANGUAGE, IngressText, PolicyText, read_policy
+from meshfabric.model.policytext import IngressText, PolicyText, read_policy
 from meshfabric.model.settings import Settings
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
 from tests.oracles import meaning
 from tests.strategies import all_settings, full, policed, sequences, world_of
@@ -150,8 +151,10 @@ def test_a_world_taken_down_is_empty_again(given: Settings, happened: list[Event
     for event in happened:
         step(world, plan, event._replace(value=None))
     assert plan == compile_plan(World(given))
-    counts = (world.identities, world.node_numbers, world.workload_numbers, world.labels, world.here)
-    assert [len(one) for one in (*counts, world.subjects, world.uplinks)] == [0] * 7
+    numbers = (world.identities, world.node_numbers, world.workload_numbers)
+    networks = (world.networks.by_number, world.networks.by_prefix, world.networks.of_apiservers)
+    indexes = (*networks, world.labels, world.here, world.subjects, world.uplinks)
+    assert [len(one) for one in (*numbers, *indexes)] == [0] * 10
     assert list(world.far_ends.sizes()) == []
 
 

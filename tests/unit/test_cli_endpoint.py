@@ -65,6 +65,27 @@ def test_a_virtual_machine(agent: Agent) -> None:
     assert printed.splitlines()[:3] == ["{", '  "addresses": [', '    "10.88.1.7/32",']
 
 
+def test_names_of_ports(agent: Agent) -> None:
+    run(agent, "endpoint", "attach", "db", "--tap", "tap3", "--port", "http=tcp/80", "--port", "dns=udp/53")
+    assert agent.asked == [Attach("db", "vm", {}, "tap3", ports={"http": "tcp/80", "dns": "udp/53"})]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--port", "http"], "'http' is no port, write http=tcp/8080"),
+        (["--port", "http=80"], "unknown protocol in '80'"),
+        (["--port", "http=tcp/80", "--port", "http=tcp/81"], "two values for http"),
+    ],
+)
+def test_no_names_of_ports(agent: Agent, given: list[str], said: str) -> None:
+    command = ["endpoint", "attach", "db", "--tap", "tap3", "--socket", str(agent.socket), *given]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    assert result.exit_code != Code.OK
+    assert said in result.stderr
+    assert agent.asked == []
+
+
 def test_detaching(agent: Agent) -> None:
     assert run(agent, "endpoint", "detach", "shop/web-0") == "shop/web-0: detached\n"
     assert agent.asked == [Detach("shop/web-0")]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from meshfabric.cli.app import app
 from meshfabric.cli.exits import Code
 from meshfabric.store.client import TXN_OPS
-from meshfabric.store.keys import alive_key, policy_key, report_key, state_prefix
+from meshfabric.store.keys import alive_key, config_key, policy_key, report_key, state_prefix
 from tests.etcd import Server, StartEtcd, make_certificates
 from tests.fakes.agent import answering
 from tests.fakes.agent_rows import FABRIC
@@ -251,6 +251,22 @@ def test_certificates(start_etcd: StartEtcd, file: Path, tmp_path: Path) -> None
         assert (
             run("policy", "show", "quiet", *own[2:], "--socket", tmp_path / "agent.sock").exit_code == Code.OK
         )
+
+
+def test_apply_warns_of_peers_that_are_nobody(etcd_server: Server, fabric: str, file: Path) -> None:
+    file.write_text(
+        "{name: p, select: a, ingress: [{from: [10.1.0.0/16, 192.0.2.0/24, {entity: kube-apiserver}]}]}"
+    )
+    etcd_server.ctl("put", config_key(fabric), '{"prefixes": ["10.0.0.0/8"]}')
+    result = policy(etcd_server, fabric, "apply", file)
+    assert result.exit_code == Code.OK
+    assert result.stderr.splitlines() == [
+        "warning: p: 10.1.0.0/16 is in the fabric, where labels tell who is who: it covers nobody",
+        "warning: p: the fabric's config names no kube_apiservers: that entity covers nobody",
+    ]
+    config = '{"prefixes": ["10.1.0.0/24"], "kube_apiservers": ["192.0.2.1"]}'
+    etcd_server.ctl("put", config_key(fabric), config)
+    assert policy(etcd_server, fabric, "apply", file).stderr == ""
 
 
 def test_waiting_for_nobody(etcd_server: Server, fabric: str, file: Path) -> None:

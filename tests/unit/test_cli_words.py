@@ -65,6 +65,22 @@ loose is about every workload
     allow anything from anyone
   out: nothing may leave, but what other policies allow""",
     """\
+name: outside
+select: ""
+min_version: 3
+egress:
+  - to: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16, 10.2.0.0/16]}, "::/0", {entity: kube-apiserver}]
+    ports: [tcp/443]
+  - to: [{entity: world}, {entity: fabric}]
+""": """\
+outside is about every workload
+  tier: normal
+  in: not ruled by this policy
+  out: only this may leave, and what other policies allow
+    tcp/443 to addresses outside of the fabric in 10.0.0.0/8 but 10.1.0.0/16, 10.2.0.0/16"""
+    """ or addresses outside of the fabric in ::/0 or the API servers that the fabric's configuration names
+    anything to anyone outside of the fabric or anyone in the fabric""",
+    """\
 name: both
 select: ""
 ingress: [{action: deny, from: [a=b]}, {ports: [icmp]}]

@@ -1,6 +1,7 @@
 """Compiled policy, looked up as the datapath does, against the documents read as a person would."""
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from itertools import pairwise, product
 
 import msgspec
@@ -8,38 +9,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshfabric.compiler.policies import (
-    ANY_PEER,
+from meshfabric.compiler.cells import (
     BASE_PRECEDENCE,
     LOCAL_HOST_PRECEDENCE,
     PRIORITY_STEP,
     SETTLED_PRECEDENCE,
+    port_prefixes,
+)
+from meshfabric.compiler.policies import (
+    ANY_PEER,
+    ANY_WORLD,
+    ANYONE,
     concerned,
     named,
     pair_entries,
-    port_prefixes,
     reach,
     rules_of,
     subjects,
 )
 from meshfabric.compiler.step import compile_plan
+from meshfabric.model.addresses import parse_address
+from meshfabric.model.peertext import PeerText
 from meshfabric.model.plan import Table
 from meshfabric.model.policy import LAST_PRIORITY, Tier
 from meshfabric.model.policytext import (
-    LANGUAGE,
     DefaultText,
     EgressText,
     IngressText,
     PolicyText,
-    SelectorText,
     read_policy,
 )
 from meshfabric.model.ports import MAX_PORT, Ports
-from meshfabric.model.tables import POLICY_KEY, Direction, Verdict, policy_key, policy_value
+from meshfabric.model.tables import NOWHERE, POLICY_KEY, WORLD, Direction, Verdict, policy_key, policy_value
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
-from tests.oracles import asks_table, enforces, lookup
+from tests.oracles import asks_table, enforces, is_outside, lookup, owner
 from tests.strategies import (
     LABEL_SETS,
+    OUTSIDE,
     PACKETS,
     all_settings,
     full,
@@ -68,14 +75,31 @@ def test_every_verdict_is_that_of_the_documents(world: World) -> None:
 
 
 @given(policed_worlds)
+@settings(max_examples=150, deadline=None)
+def test_so_is_every_verdict_about_an_address_outside(world: World) -> None:
+    """What the `addresses` table says of it, and then the `policy` table of that."""
+    plan = compile_plan(world)
+    held = world.endpoints.keys() | world.here.keys()
+    for address in map(ip_address, OUTSIDE):
+        assert parse_address(str(address)) not in held
+        identity, place = owner(plan.addresses, address) or (0, NOWHERE)
+        assert (place == WORLD) == is_outside(world, address), address
+        assert place in (WORLD, NOWHERE)
+        for subject, direction, packet in product(world.subjects, Direction, PACKETS if place else ()):
+            expected = enforces(world, world.labels[subject], address, direction, packet)
+            table = plan.table(Table.POLICY)
+            assert asks_table(table, subject, identity, direction, packet, ANY_WORLD) == expected, packet
+
+
+@given(policed_worlds)
 @settings(max_examples=50, deadline=None)
 def test_only_local_subjects_have_entries_and_each_has_a_default(world: World) -> None:
     keys = [POLICY_KEY.unpack(key) for key in compile_plan(world).table(Table.POLICY)]
     locals_ = {world.identity(one.labels) for one in world.workloads.values()}
     assert subjects(world) == locals_ == {subject for _, subject, *_ in keys}
-    assert {peer for _, _, peer, *_ in keys} <= {ANY_PEER, *world.labels}
-    defaults = {(s, Direction(d)) for bits, s, peer, d, *_ in keys if (bits, peer) == (72, ANY_PEER)}
-    assert defaults >= set(product(locals_, Direction))
+    assert {peer for _, _, peer, *_ in keys} <= {*ANYONE, *world.labels, *world.networks.by_number}
+    defaults = {(s, peer, Direction(d)) for bits, s, peer, d, *_ in keys if bits == 72 and peer in ANYONE}
+    assert defaults >= set(product(locals_, ANYONE, Direction))
 
 
 @given(policed_worlds)
@@ -84,8 +108,8 @@ def test_a_policy_has_a_say_where_it_makes_a_difference(world: World) -> None:
     """What `concerned` and `reach` leave out must be the same with and without the policy."""
     for name, policy in world.policies.items():
         without = World(world.settings)
-        without.pin([(labels, number) for number, labels in world.labels.items()], (), ())
-        for kind in (Kind.WORKLOAD, Kind.ENDPOINT, Kind.POLICY):
+        without.pin(world.identities.items(), (), ())  # type: ignore[arg-type]  # they are label sets
+        for kind in (Kind.APISERVERS, Kind.WORKLOAD, Kind.ENDPOINT, Kind.POLICY):
             for key, value in getattr(world, kind.value).items():
                 if (kind, key) != (Kind.POLICY, name):
                     without.apply(Event(kind, key, value))
@@ -95,7 +119,7 @@ def test_a_policy_has_a_say_where_it_makes_a_difference(world: World) -> None:
             reached: set[int] = set()
             if subject in concerned(world, policy):
                 reached = reach(before, policy, rules[0]) | reach(after, policy, rules[1])
-            others = {ANY_PEER, *world.labels} - reached
+            others = {*ANYONE, *world.labels, *without.networks.by_number} - reached
             assert pair_entries(before, rules[0], subject, others) == pair_entries(
                 after, rules[1], subject, others
             )
@@ -169,14 +193,15 @@ def entries_of(*texts: PolicyText, host: bool = False) -> tuple[int, dict[bytes,
 def test_an_unselected_workload_is_open() -> None:
     subject, table = entries_of()
     allow = policy_value(0, Verdict.ALLOW)
-    assert table == {policy_key(subject, ANY_PEER, direction): allow for direction in Direction}
+    assert table == {policy_key(subject, *one): allow for one in product(ANYONE, Direction)}
 
 
 def test_an_empty_list_denies_its_direction_only() -> None:
     subject, table = entries_of(PolicyText("p", "app=web", []))
+    ways = ((Direction.INGRESS, Verdict.DENY), (Direction.EGRESS, Verdict.ALLOW))
     assert table == {
-        policy_key(subject, ANY_PEER, Direction.INGRESS): policy_value(0, Verdict.DENY),
-        policy_key(subject, ANY_PEER, Direction.EGRESS): policy_value(0, Verdict.ALLOW),
+        policy_key(subject, anyone, direction): policy_value(0, verdict)
+        for anyone, (direction, verdict) in product(ANYONE, ways)
     }
 
 
@@ -189,7 +214,9 @@ def test_nobody_is_not_anyone() -> None:
 
 def test_the_local_host_gets_in_but_not_out() -> None:
     subject, table = entries_of(PolicyText("p", "app=web", [], []), host=True)
-    host = next(peer for _, s, peer, *_ in map(POLICY_KEY.unpack, table) if s == subject and peer)
+    host = next(
+        peer for _, s, peer, *_ in map(POLICY_KEY.unpack, table) if s == subject and peer not in ANYONE
+    )
     assert asks_table(table, subject, host, Direction.INGRESS, (6, 80))
     assert not asks_table(table, subject, host, Direction.EGRESS, (6, 80))
     assert not asks_table(table, subject, STRANGER, Direction.INGRESS, (6, 80))
@@ -216,7 +243,7 @@ def admin(name: str, priority: int, *rules: IngressText) -> PolicyText:
 def verdicts(*texts: PolicyText, ports: Sequence[int] = (22, 80, 443)) -> list[str]:
     """What web hears over TCP from db (labels app=db, also its host), and from a stranger, by port."""
     subject, table = entries_of(*texts, host=True)
-    db = next(peer for _, s, peer, *_ in map(POLICY_KEY.unpack, table) if s == subject and peer)
+    db = next(peer for _, s, peer, *_ in map(POLICY_KEY.unpack, table) if s == subject and peer not in ANYONE)
     return [
         "".join("-+"[asks_table(table, subject, peer, Direction.INGRESS, (6, port))] for port in ports)
         for peer in (db, STRANGER)
@@ -225,7 +252,7 @@ def verdicts(*texts: PolicyText, ports: Sequence[int] = (22, 80, 443)) -> list[s
 
 CLOSED = PolicyText("closed", "app=web", [])
 BASE = PolicyText("base", "*", [IngressText(None, None, "deny")], tier="baseline")
-FROM_DB: list[SelectorText] = ["app=db"]
+FROM_DB: list[PeerText] = ["app=db"]
 OPEN = DefaultText("allow")
 NO_HTTP = IngressText(None, ["tcp/80"], "deny")
 NOBODY = IngressText(None, None, "deny")
@@ -294,7 +321,7 @@ def test_a_peer_is_chosen_by_its_labels() -> None:
     world = world_of(configured(()), full())
     policy = read_policy(PolicyText("p", "app=web", [IngressText(["app=web, tier=gold", "app=db"])]))
     host = world.identity(world.workloads[world.node].labels)
-    assert named(world, policy) == {ANY_PEER, host, world.identity(GOLD), world.identity(DB)}
+    assert named(world, policy) == {*ANYONE, host, world.identity(GOLD), world.identity(DB)}
     assert concerned(world, policy) == {world.identity(WEB), world.identity(GOLD)}
 
 

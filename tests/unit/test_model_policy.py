@@ -12,7 +12,7 @@ from meshfabric.model.policytext import DefaultText, EgressText, IngressText, Po
 from meshfabric.model.ports import MAX_PORT, PROTOCOLS, Ports, format_ports, parse_ports
 from tests.strategies import policy_texts
 
-PORT_REMEDY = "write tcp/443, udp/8000-8100 or icmp"
+PORT_REMEDY = "write tcp/443, udp/8000-8100, tcp/http or icmp"
 ports = st.integers(1, MAX_PORT)
 
 
@@ -41,13 +41,58 @@ def test_an_unknown_protocol_is_named(text: str) -> None:
     "text",
     [
         *("tcp/", "tcp/-", "tcp/ht_tp", "tcp/1-2-3", "tcp/443-", "tcp/-443", "tcp/ 443", "tcp/+1", "tcp/1.5"),
-        *("tcp/000001", "icmp/8", "icmpv6/128", "udp/53,54", "tcp/\uff14\uff14\uff13", "tcp/443\n"),
+        *("tcp/000001", "udp/53,54", "tcp/\uff14\uff14\uff13", "tcp/443\n", "tcp/HTTP", "tcp/-http"),
+        *("tcp/http-", "tcp/a--b", "tcp/sixteen-letters-", "tcp/http\n"),
     ],
 )
 def test_a_port_that_cannot_be_read_is_named(text: str) -> None:
     with pytest.raises(InputError) as error:
         parse_ports(text)
     assert str(error.value) == f"cannot read port {text!r} ({PORT_REMEDY})"
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "back"),
+    [
+        ("icmp/8", 8, "icmp/echo-request"),
+        ("icmp/echo-request", 8, "icmp/echo-request"),
+        ("icmpv6/128", 128, "icmpv6/echo-request"),
+        ("icmpv6/packet-too-big", 2, "icmpv6/packet-too-big"),
+        ("icmp/255", 255, "icmp/255"),
+        ("icmpv6/0", 0, "icmpv6/0"),
+    ],
+)
+def test_types_of_icmp(text: str, number: int, back: str) -> None:
+    ports = parse_ports(text)
+    assert ports == Ports(PROTOCOLS[text.partition("/")[0]], number, number)
+    assert (format_ports(ports), parse_ports(back)) == (back, ports)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "icmp/0",
+            "'icmp/0': an answer passes with its question (write icmp/echo-request for the end that asks)",
+        ),
+        ("icmpv6/echo-reply", "(write icmpv6/echo-request for the end that asks)"),
+        ("icmp/256", "cannot read type 'icmp/256' (a number up to 255, or one of destination-unreachable, "),
+        ("icmp/packet-too-big", "cannot read type 'icmp/packet-too-big'"),
+        ("icmp/8-10", "cannot read type"),
+        ("icmpv6/", "cannot read type"),
+    ],
+)
+def test_types_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_ports(text)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["tcp/http", "udp/dns-tcp", "sctp/s1ap", "tcp/9p", "tcp/fifteen-letters"])
+def test_a_port_by_its_name(text: str) -> None:
+    protocol, _, name = text.partition("/")
+    assert parse_ports(text) == Ports(PROTOCOLS[protocol], name=name)
+    assert format_ports(parse_ports(text)) == text
 
 
 @pytest.mark.parametrize("text", ["tcp/0", "tcp/65536", "udp/99999", "tcp/10-9", "tcp/0-10", "tcp/1-65536"])

@@ -13,7 +13,7 @@ from meshfabric.model.errors import PermanentError
 from meshfabric.model.labels import make_labels
 from meshfabric.model.node import Endpoint, Link, NodeKind, NodeRecord, Uplink, Workload
 from meshfabric.model.settings import Settings, UplinkSettings
-from meshfabric.model.tables import FIRST_NODE, PLACES
+from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.uplinks import FarEnds, addresses_of, own_uplinks, size_of
 from meshfabric.model.world import Event, Kind, Numbers, World
 from tests.strategies import ADDRESSES, SEGMENTS, SLOTS, all_settings, sequences, world_of
@@ -96,12 +96,12 @@ def record(name: str) -> Event:
 def test_a_node_too_many_changes_nothing() -> None:
     world = World(configured(()))
     plan = compile_plan(world)
-    for number in range(PLACES - FIRST_NODE):
+    for number in range(WORLD - FIRST_NODE):
         world.apply(record(f"node{number}"))
     plan = compile_plan(world)
     endpoint = Endpoint("another", "w", "pod", make_labels({"new": "labels"}))
     for event in (record("another"), Event(Kind.ENDPOINT, ADDRESSES[0], endpoint)):
-        with pytest.raises(PermanentError, match=r"^another: all 4096 numbers are in use"):
+        with pytest.raises(PermanentError, match=r"^another: all 4095 numbers are in use"):
             step(world, plan, event)
     assert plan == compile_plan(world)
     assert "another" not in world.nodes
@@ -125,7 +125,7 @@ def workload(name: str) -> Workload:
 
 def test_nodes_that_come_and_go_do_not_use_up_the_numbers() -> None:
     world = World(configured(()))
-    for number in range(2 * (PLACES - FIRST_NODE)):
+    for number in range(2 * (WORLD - FIRST_NODE)):
         name = f"node{number}"
         world.apply(record(name))
         world.apply(Event(Kind.ENDPOINT, ADDRESSES[0], Endpoint(name, "w", "pod", ())))

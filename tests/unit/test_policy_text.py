@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import parse_selector
+from meshfabric.model.peertext import PeerText
 from meshfabric.model.policy import (
     Action,
     Entity,
@@ -17,21 +18,21 @@ from meshfabric.model.policy import (
     Tier,
     expiries,
     format_expiry,
+    format_peer,
     format_rule,
     format_tier,
     in_force,
 )
 from meshfabric.model.policytext import (
-    LANGUAGE,
     DefaultText,
     EgressText,
     IngressText,
     PolicyText,
-    SelectorText,
     parse_expiry,
     read_policy,
     stamped,
 )
+from meshfabric.model.versions import LANGUAGE, OUTSIDE, TIERS
 from meshfabric.store.checks import Fact, read_record
 from meshfabric.store.keys import Located, RecordKind
 from meshfabric.store.rights import endpoint_labels
@@ -39,11 +40,11 @@ from meshfabric.store.rights import endpoint_labels
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
-def document(*rules: IngressText, **fields: object) -> PolicyText:
-    return PolicyText("p", "*", list(rules), min_version=LANGUAGE, **fields)  # type: ignore[arg-type]
+def document(*rules: IngressText, version: int = LANGUAGE, **fields: object) -> PolicyText:
+    return PolicyText("p", "*", list(rules), min_version=version, **fields)  # type: ignore[arg-type]
 
 
-def peers_of(*peers: SelectorText, version: int = LANGUAGE) -> tuple[Peer, ...]:
+def peers_of(*peers: PeerText, version: int = LANGUAGE) -> tuple[Peer, ...]:
     (rule,) = read_policy(PolicyText("p", "*", [IngressText(list(peers))], min_version=version)).rules
     return rule.peers or ()
 
@@ -66,8 +67,30 @@ def test_entities_and_nodes() -> None:
     assert node == parse_selector("meshfabric.io/kind=host, meshfabric.io/node=n2")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("10.0.0.0/8", "cidr 10.0.0.0/8"),
+        (" 192.0.2.1 ", "cidr 192.0.2.1/32"),
+        ("::/0", "cidr ::/0"),
+        ("0.0.0.0/0", "cidr 0.0.0.0/0"),
+        ({"cidr": "2001:db8::/32"}, "cidr 2001:db8::/32"),
+        (
+            {"cidr": "10.0.0.0/8", "except": ["10.2.0.0/16", "10.1.0.0/16", "10.2.0.0/16"]},
+            "cidr 10.0.0.0/8 except 10.1.0.0/16, 10.2.0.0/16",
+        ),
+    ],
+)
+def test_addresses_outside(text: PeerText, shown: str) -> None:
+    assert [format_peer(peer) for peer in peers_of(text)] == [shown]
+
+
+def test_in_a_record_of_old_a_prefix_is_a_label_however_odd() -> None:
+    assert peers_of("10.0.0.0/8", version=1) == (parse_selector("10.0.0.0/8"),)
+
+
 def test_in_a_record_of_old_they_are_labels() -> None:
-    texts: list[SelectorText] = [{"entity": "fabric"}, {"node": "n2"}]
+    texts: list[PeerText] = [{"entity": "fabric"}, {"node": "n2"}]
     assert peers_of(*texts, version=1) == tuple(map(parse_selector, ("entity=fabric", "node=n2")))
     record = {"name": "p", "select": "*", "ingress": [{"from": [{"node": "n2"}]}]}
     for version, expected in ((1, "node=n2"), (LANGUAGE, "meshfabric.io/kind=host, meshfabric.io/node=n2")):
@@ -80,15 +103,20 @@ def test_in_a_record_of_old_they_are_labels() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        document(IngressText([{"entity": "host"}])),
-        document(IngressText([{"node": "n1"}])),
-        document(IngressText(None, None, "deny")),
-        document(IngressText(expires="2026-12-31T23:59:59Z")),
-        document(tier="admin"),
-        document(priority=1),
-        document(default=DefaultText("allow")),
-        document(expires="2026-12-31T23:59:59Z"),
-        PolicyText("p", "*", None, [EgressText(["10.0.0.0/8"])], min_version=LANGUAGE),
+        document(IngressText([{"entity": "host"}]), version=TIERS),
+        document(IngressText([{"node": "n1"}]), version=TIERS),
+        document(IngressText(None, None, "deny"), version=TIERS),
+        document(IngressText(expires="2026-12-31T23:59:59Z"), version=TIERS),
+        document(tier="admin", version=TIERS),
+        document(priority=1, version=TIERS),
+        document(default=DefaultText("allow"), version=TIERS),
+        document(expires="2026-12-31T23:59:59Z", version=TIERS),
+        PolicyText("p", "*", None, [EgressText(["10.0.0.0/8"])], min_version=OUTSIDE),
+        document(IngressText([{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}]), version=OUTSIDE),
+        document(IngressText(["app=web", {"entity": "world"}]), version=OUTSIDE),
+        document(IngressText(None, ["tcp/443", "tcp/http"]), version=OUTSIDE),
+        document(IngressText(None, ["icmpv6/128"]), version=OUTSIDE),
+        document(IngressText([{"entity": "kube-apiserver"}]), tier="admin", version=OUTSIDE),
     ],
 )
 def test_what_older_agents_would_misread_is_stamped(text: PolicyText) -> None:
@@ -135,18 +163,27 @@ def test_what_they_understand_is_not() -> None:
         (document(expires="2026-02-30T00:00:00Z"), "is no date and time (write 2026-12-31T23:59:59Z)"),
         (document(expires="0001-01-01T00:00:00+23:00"), "is no date and time"),
         (document(IngressText(expires="")), "ingress[0]: '' is no date and time"),
+        (document(IngressText([{"cidr": "192.0.2.7/24"}])), "192.0.2.7/24 has host bits set"),
+        (document(IngressText(["2001:db8::1/32"])), "2001:db8::1/32 has host bits set"),
+        (document(IngressText([{"cidr": "world"}])), "'world' is no prefix"),
+        (document(IngressText(["::ffff:192.0.2.0/120"])), "holds IPv4-mapped addresses"),
+        (document(IngressText([{"cidr": ["10.0.0.0/8"]}])), "ingress[0]: cidr is one prefix, except a list"),
+        (document(IngressText([{"cidr": "10.0.0.0/8", "except": "10.1.0.0/16"}])), "except a list"),
+        (document(IngressText([{"cidr": "10.0.0.0/8", "app": "a"}])), "cidr is one prefix, except a list"),
         (
-            document(IngressText([{"entity": "world"}])),
-            "ingress[0]: world is outside of the fabric, ",
+            document(IngressText([{"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}])),
+            "11.0.0.0/16 is no part of 10.0.0.0/8 (take the exception out)",
         ),
-        (document(IngressText([{"entity": "kube-apiserver"}])), "kube-apiserver is outside of the fabric"),
-        (document(IngressText([{"cidr": "192.0.2.0/24"}])), "192.0.2.0/24 is outside of the fabric"),
-        (document(IngressText(["2001:db8::/32"])), "2001:db8::/32 is outside of the fabric"),
-        (document(IngressText([{"entity": "pod"}])), "unknown entity 'pod' (one of fabric, host)"),
+        (document(IngressText([{"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}])), "is no part of"),
+        (document(IngressText([{"cidr": "10.0.0.0/8", "except": ["::/0"]}])), "is no part of"),
+        (document(IngressText([{"app": ["a", "b"]}])), 'list of values (write "app in (a, b)")'),
+        (
+            document(IngressText([{"entity": "pod"}])),
+            "unknown entity 'pod' (one of fabric, host, world, kube-apiserver)",
+        ),
         (document(IngressText([{"node": "N1"}])), "node 'N1' is no valid name"),
         (document(IngressText([{"app": "a", "node": "b"}])), '(write labels as text: "app=a,node=b")'),
-        (document(IngressText(None, ["tcp/http"])), "'tcp/http' names its port, and a workload has no names"),
-        (document(IngressText(None, ["udp/dns-tcp"])), "names its port"),
+        (document(IngressText(None, ["icmp/echo-reply"])), "an answer passes with its question"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_field(text: PolicyText, said: str) -> None:

@@ -1,6 +1,7 @@
 """The registry, record by record: what comes in force, what is refused and in which words."""
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -10,6 +11,8 @@ from meshfabric.model.addresses import parse_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import KIND_LABEL, NODE_LABEL, WORKLOAD_LABEL, make_labels
 from meshfabric.model.node import RECORD_VERSION, Endpoint
+from meshfabric.model.portnames import named_ports
+from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.store import checks, endpoints
 from meshfabric.store.registry import Raw, endpoint_labels, given_labels
@@ -68,6 +71,20 @@ def test_every_kind_reaches_the_world(node: Follower) -> None:
     assert node.registry.refused == {}
 
 
+def test_the_api_servers_come_and_go_with_the_config_that_names_them(node: Follower) -> None:
+    config = {"prefixes": ["10.0.0.0/8", "fd00::/16"]}
+    named = config | {"kube_apiservers": ["192.0.2.7", "2001:db8::7", "192.0.2.7"]}
+    servers = (ip_network("192.0.2.7/32"), ip_network("2001:db8::7/128"))
+    assert node.take(raw("config", named, 50)) == [Event(Kind.APISERVERS, "", servers)]
+    assert node.take(raw("config", config, 51)) == [Event(Kind.APISERVERS, "", ())]
+    assert node.registry.settled
+    node.take(raw("config", named, 52))
+    assert node.take(gone("config")) == []
+    assert "1 of 1 config" in node.registry.held
+    assert node.world.apiservers[""] == servers
+    assert {Event(Kind.PREFIXES, ""), Event(Kind.APISERVERS, "")} <= set(node.registry.release())
+
+
 def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
     node.take(raw("endpoints/a/10.1.0.1", endpoint_value("a", "host", labels={"app": "db"})), ENDPOINT)
     host = node.world.endpoints[parse_address("10.1.0.1")]
@@ -77,6 +94,16 @@ def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
     assert pod.labels is endpoint_labels("pod", "elsewhere", {"app": "web"})
     with pytest.raises(InputError, match="own"):
         endpoint_labels("pod", "a", {NODE_LABEL: "b"})
+
+
+def test_ports_by_name_need_no_grant_and_are_part_of_who_it_is(node: Follower) -> None:
+    ports = {"http": "tcp/8080"}
+    node.take(raw("endpoints/a/10.1.0.7", endpoint_value(labels={"app": "web"}) | {"ports": ports}))
+    web = node.world.endpoints[parse_address("10.1.0.7")]
+    assert web.labels == endpoint_labels("pod", "a", {"app": "web"}, ports)
+    assert (given_labels(web.labels), named_ports(web.labels)) == ({"app": "web"}, ports)
+    (kept,) = [one for one in node.registry.records() if one.key.endswith(b"10.1.0.7")]
+    assert msgspec.json.decode(kept.value or b"")["ports"] == ports
 
 
 @pytest.mark.parametrize(
@@ -96,6 +123,9 @@ def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
         ("10.1.0.7", {"handoff_to": "Ü"}, "handoff_to"),
         ("10.1.0.7", {"labels": {str(i): "x" for i in range(65)}}, "65 labels"),
         ("10.1.0.7", {"min_version": RECORD_VERSION + 1}, "newer agent"),
+        ("10.1.0.7", {"labels": {"port.meshfabric.io/http": "tcp.80"}}, "not granted"),
+        ("10.1.0.7", {"labels": {}, "ports": {"http": "80"}}, "ports: unknown protocol"),
+        ("10.1.0.7", {"labels": {}, "ports": {"HTTP": "tcp/80"}}, "no name of a port"),
         ("10.2.0.7", {}, "in no block or pool of node a"),
         ("11.0.0.1", {}, "in no block or pool"),
     ],
@@ -187,6 +217,13 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         ("config", {"prefixes": ["0.0.0.0/0"]}, "cannot be"),
         ("config", {"prefixes": ["ff00::/8"]}, "cannot be"),
         ("config", {"prefixes": ["::/64"]}, "mapped"),
+        (
+            "config",
+            {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["10.1.2.3"]},
+            "in a prefix of the fabric",
+        ),
+        ("config", {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["api"]}, "no IP address"),
+        ("config", {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["192.0.2.1"] * 65}, "65 kube_apiservers"),
         ("config", {"prefixes": [f"10.{i}.0.0/16" for i in range(9)]}, "9 prefixes"),
         ("allocations/b", {"blocks": []}, "0 blocks"),
         ("allocations/b", {"blocks": ["10.2.0.0/31"]}, "too small"),
@@ -201,7 +238,7 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         ("policies/p", {"name": "p", "select": "a"}, "needs ingress or egress"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [{"ports": ["tcp/0"]}]}, "ingress[0]"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [], "new": 1}, "new"),
-        ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": 3}, "newer agent"),
+        ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": LANGUAGE + 1}, "newer agent"),
     ],
 )
 def test_refused_words_of_operators(node: Follower, path: str, value: dict[str, Any], why: str) -> None:
