@@ -190,6 +190,7 @@ def _check_datapath(found: Located[Settings]) -> None:
     datapath = found.value.datapath
     check_device_prefix(datapath.prefix, "datapath.prefix", found.at("datapath", "prefix"))
     _check_range(found, datapath.port_base, 1, MAX_PORT - TUNNELS + 1, "datapath", "port_base")
+    _check_world_ports(found)
     _check_range(found, datapath.mark_base, 1, LAST_MARK - TUNNELS + 1, "datapath", "mark_base")
     _check_range(found, datapath.table_base, 1, LAST_TABLE - MAX_SLOTS + 1, "datapath", "table_base")
     if set(KERNEL_TABLES) & set(range(datapath.table_base, datapath.table_base + MAX_SLOTS)):
@@ -198,6 +199,19 @@ def _check_datapath(found: Located[Settings]) -> None:
     _check_range(found, datapath.flows, *FLOWS, "datapath", "flows")
     _check_range(found, found.value.probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
     _check_range(found, found.value.drift_check_s, *DRIFT_CHECK_S, "drift_check_s")
+
+
+def _check_world_ports(found: Located[Settings]) -> None:
+    datapath = found.value.datapath
+    _check_range(found, datapath.world_port_base, 1024, MAX_PORT, "datapath", "world_port_base")
+    most = MAX_PORT - datapath.world_port_base + 1
+    _check_range(found, datapath.world_ports, 1, most, "datapath", "world_ports")
+    world = range(datapath.world_port_base, datapath.world_port_base + datapath.world_ports)
+    tunnels = range(datapath.port_base, datapath.port_base + TUNNELS)
+    if world.start < tunnels.stop and tunnels.start < world.stop:
+        what = f"datapath.world_port_base: ports {world.start} to {world.stop - 1} take in those of tunnels"
+        remedy = f"keep away from {tunnels.start} to {tunnels.stop - 1}"
+        raise found.error(what, "datapath", "world_port_base", remedy=remedy)
 
 
 def _check_metrics(found: Located[Settings]) -> None:

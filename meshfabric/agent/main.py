@@ -46,7 +46,7 @@ from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
 from meshfabric.model.names import host_devices
-from meshfabric.model.settings import Settings, WireGuardKind
+from meshfabric.model.settings import Settings, WireGuardKind, WorldMode
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
@@ -64,6 +64,7 @@ from meshfabric.store.settings import Settings as StoreSettings
 OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o")
 OBJECTS_ENV = "MESHFABRIC_BPF"
 STATE_MODE = 0o700
+FEW_TRANSLATIONS = 1024  # room in tables that nobody uses
 SCRAPE_TIMEOUT_S = 5.0
 HOST_AGAIN_S = 1.0
 TURN_S = 0.0005  # a thread that saves the world lets the loop have its turn after this; Python's own is 5 ms
@@ -122,12 +123,22 @@ def _lock(handle: int, state_dir: Path) -> None:
 def load_datapath(settings: Settings) -> Datapath:
     """The programs of this build, with the maps that an earlier run pinned."""
     folder = Path(os.environ.get(OBJECTS_ENV, Path(__file__).parents[2] / "build" / "bpf"))
+    datapath = settings.datapath
+    translates = settings.world is WorldMode.TRANSLATE
+    translations = datapath.flows if translates else FEW_TRANSLATIONS
     return load(
         [folder / name for name in OBJECTS],
         settings.bpffs / settings.fabric,
-        {"flows": settings.datapath.flows, "new_flows": max(settings.datapath.flows // 2, 1)},
         {
-            "wg_port_base": settings.datapath.port_base.to_bytes(2, "little"),
+            "flows": datapath.flows,
+            "new_flows": max(datapath.flows // 2, 1),
+            "nat": translations,
+            "new_nat": max(translations // 2, 1),
+        },
+        {
+            "wg_port_base": datapath.port_base.to_bytes(2, "little"),
+            "world_port_base": datapath.world_port_base.to_bytes(2, "little"),
+            "world_ports": (datapath.world_ports if translates else 0).to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
             "probe_grace_ns": (GRACE_MS * NS_PER_MS).to_bytes(8, "little"),
         },

@@ -38,6 +38,7 @@ from meshfabric.model.names import (
     workload_mac,
 )
 from meshfabric.model.node import Allocation, Link, Workload
+from meshfabric.model.settings import WorldMode
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe.events import Events
 from meshfabric.reconcile.loop import Loop
@@ -47,6 +48,7 @@ from meshfabric.store.registry import endpoint_labels
 
 WORKLOADS_FILE = "workloads.json"
 NO_MAC = "00:00:00:00:00:00"  # of an interface without link addresses: netkit's mode L3
+WORLD_METRICS = {"0.0.0.0/0": 2048, "::/0": 2048}  # behind a default route of another network's
 GATEWAYS = {GATEWAY4: GATEWAY_MAC, GATEWAY6: GATEWAY_MAC}
 
 
@@ -139,6 +141,7 @@ class Workloads:
         labels = endpoint_labels(HOST, name, self._world.settings.labels)
         workload = Workload(name, HOST, labels, allocation.addresses, inner, mac)
         if self._world.workloads.get(name) == workload and {outer, inner} <= self._world.links.keys():
+            await self._lane.run(links.ensure_sysctls, inner, links.HOST_SYSCTLS)  # ip_forward sets them all
             return
         found = await self._lane.run(_plug_host, outer, inner, mac)
         self._loop.feed([*map(_link_event, found), Event(Kind.WORKLOAD, name, workload)])
@@ -226,7 +229,10 @@ class Workloads:
         return workload, link
 
     def _networks(self) -> list[str]:
-        return [str(network) for network in self._world.prefixes.get("", ())]
+        """What is reached through the gateway; the world beside what else the workload may have for it."""
+        translated = self._world.settings.world is WorldMode.TRANSLATE
+        fabric = [str(network) for network in self._world.prefixes.get("", ())]
+        return [*fabric, *WORLD_METRICS] if translated else fabric
 
     def _event(self, workload: AttachedWorkload) -> Event:
         labels = endpoint_labels(workload.kind, self._world.node, workload.labels, workload.ports)
@@ -286,15 +292,16 @@ def _set_up_pod(inner: str, netns: Path, addresses: tuple[str, ...], networks: l
 
 def _plug_host(outer: str, inner: str, mac: str) -> list[links.Link]:
     links.ensure_veth(outer, inner, macs=(mac, ""))
-    for device in (outer, inner):
-        links.ensure_sysctls(device, links.FABRIC_SYSCTLS)
+    links.ensure_sysctls(outer, links.FABRIC_SYSCTLS)
+    links.ensure_sysctls(inner, links.HOST_SYSCTLS)
     links.set_up(outer)
     links.ensure_neighbours(outer, GATEWAYS)
     return [link for link in map(links.find, (outer, inner)) if link]
 
 
 def _route(network: str, device: str) -> links.Route:
-    return links.Route(network, device, GATEWAY6 if ":" in network else GATEWAY4, onlink=True)
+    gateway = GATEWAY6 if ":" in network else GATEWAY4
+    return links.Route(network, device, gateway, metric=WORLD_METRICS.get(network, 0), onlink=True)
 
 
 def _link_event(link: links.Link) -> Event:

@@ -149,6 +149,10 @@ def _by_prefixes(world: World, event: Event, before: object) -> Iterator[Unit]:
     return iter((("fabric",), ("routes",)))
 
 
+def _by_exposed(world: World, event: Event, before: object) -> Iterator[Unit]:
+    return iter((("fabric",),))
+
+
 def _by_key(world: World, event: Event, before: object) -> Iterator[Unit]:
     return iter((("record",),))
 
@@ -193,6 +197,7 @@ def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
 _RESIZING = frozenset({Kind.NODE, Kind.ALLOCATION, Kind.REVOKED, Kind.LINK})
 _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.PREFIXES: _by_prefixes,
+    Kind.EXPOSED: _by_exposed,
     Kind.APISERVERS: _nothing,
     Kind.ALLOCATION: _by_node,
     Kind.NODE: _by_node,

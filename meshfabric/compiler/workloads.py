@@ -47,10 +47,11 @@ def workload_entries(world: World, name: str) -> Entries:
 
 
 def fabric_entries(world: World) -> Entries:
-    """The prefixes that must never be seen in clear, and who the node itself is."""
+    """The prefixes that must not be seen in clear, but for the exposed ones, and who the node itself is."""
     networks = world.prefixes.get("", ())
     place = world.workload_numbers.find(host_name(world)) or NOWHERE
-    value = fabric_value(place, [prefix_of(network) for network in networks])
+    exposed = [prefix_of(network) for network in world.exposed.get("", ())]
+    value = fabric_value(place, [prefix_of(network) for network in networks], exposed)
     return {(Table.FABRIC, number(0)): value} if networks else {}
 
 

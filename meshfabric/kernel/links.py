@@ -43,6 +43,7 @@ from meshfabric.kernel.routes import (
 
 __all__ = [
     "FABRIC_SYSCTLS",
+    "HOST_SYSCTLS",
     "POD_SYSCTLS",
     "Link",
     "LinkEvent",
@@ -77,6 +78,11 @@ FABRIC_SYSCTLS: Mapping[str, str] = {
     **POD_SYSCTLS,
     "ipv4.rp_filter": "0",  # sources are checked by the datapath, with identities
     "ipv4.arp_ignore": "8",  # ARP is answered by the datapath, never by the host
+}
+HOST_SYSCTLS: Mapping[str, str] = {
+    **FABRIC_SYSCTLS,
+    "ipv4.forwarding": "1",  # else the kernel looks up no route for a packet of another device's
+    "ipv6.forwarding": "1",
 }
 
 _SYSCTL_ROOT = Path("/proc/sys/net")

@@ -91,6 +91,7 @@ def agent_yaml(lab: Lab, node: str) -> str:
         wireguard=described.wireguard,
         pods=described.pods,
         drift_check_s=lab.topology.drift_check_s,
+        world=lab.topology.world,
     )
     return yaml.safe_dump(msgspec.to_builtins(settings, enc_hook=str), sort_keys=False)
 

@@ -65,12 +65,13 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `prefixes` hold every fabric address.
+    """`config`: what the fabric is. `prefixes` hold every fabric address, `exposed` what of them the world may see.
 
     `kube_apiservers` are addresses outside: whom policies mean by `{entity: kube-apiserver}`.
     """
 
     prefixes: tuple[str, ...]
+    exposed: tuple[str, ...] = ()
     kube_apiservers: tuple[str, ...] = ()
     version: int = RECORD_VERSION
     min_version: int = 1

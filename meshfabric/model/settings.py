@@ -61,13 +61,18 @@ class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names and numbers on the node that others could also want; `flows` is a table size."""
+    """Names and numbers on the node that others could also want; `flows` is a table size.
+
+    `world_ports` ports in a row are the node's end of translated flows.
+    """
 
     prefix: str = "mf"
     port_base: int = 51820
     mark_base: int = 0x4D460000
     table_base: int = 19780
     flows: int = 131072
+    world_port_base: int = 61000
+    world_ports: int = 4536
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,6 +33,7 @@ class Kind(Enum):
     """What an event is about; the value is the name of the world's table."""
 
     PREFIXES = "prefixes"  # key "": tuple[Network, ...]
+    EXPOSED = "exposed"  # key "": tuple[Network, ...]
     APISERVERS = "apiservers"  # the same: a network for each address
     ALLOCATION = "allocations"  # node name: Allocation
     NODE = "nodes"  # node name: NodeRecord
@@ -117,6 +118,7 @@ class World:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.prefixes: dict[str, tuple[Network, ...]] = {}
+        self.exposed: dict[str, tuple[Network, ...]] = {}
         self.apiservers: dict[str, tuple[Network, ...]] = {}
         self.allocations: dict[str, Allocation] = {}
         self.nodes: dict[str, NodeRecord] = {}

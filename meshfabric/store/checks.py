@@ -42,7 +42,7 @@ from meshfabric.model.policy import Policy
 from meshfabric.model.policytext import PolicyText
 from meshfabric.model.policytext import read_policy as read_policy_text
 from meshfabric.model.ports import MAX_PORT
-from meshfabric.model.tables import MAX_PREFIXES
+from meshfabric.model.tables import MAX_EXPOSED, MAX_PREFIXES
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.store.claims import last_address
 from meshfabric.store.keys import Located, RecordKind, Refusal, printable
@@ -132,6 +132,7 @@ def read_config(record: FabricRecord) -> tuple[Network, ...]:
             raise InputError(
                 f"{network} cannot be a fabric's prefix", place=f"prefixes[{i}]", remedy="take a private one"
             )
+    read_exposed(record)
     for i, server in enumerate(read_apiservers(record)):
         if any(lies_in(server, network) for network in networks):
             place, remedy = f"kube_apiservers[{i}]", "they are reached at underlay addresses"
@@ -146,6 +147,22 @@ def read_apiservers(record: FabricRecord) -> tuple[Network, ...]:
         raise InputError(what, remedy=f"at most {MAX_APISERVERS} are possible")
     servers = [parse_address(text, f"kube_apiservers[{i}]") for i, text in enumerate(record.kube_apiservers)]
     return tuple(ip_network(format_address(server)) for server in dict.fromkeys(servers))
+
+
+def read_exposed(record: FabricRecord) -> tuple[Network, ...]:
+    """What of the fabric the world may see: apart from each other, each inside one of the prefixes."""
+    exposed = tuple(parse_network(text, f"exposed[{i}]") for i, text in enumerate(record.exposed))
+    if len(exposed) > MAX_EXPOSED:
+        raise InputError(f"{len(exposed)} exposed prefixes", remedy=f"at most {MAX_EXPOSED} are possible")
+    _check_apart(exposed, "exposed")
+    spans = [span_of(parse_network(text)) for text in record.prefixes]
+    for i, network in enumerate(exposed):
+        first, last = span_of(network)
+        if not any(start <= first and last <= end for start, end in spans):
+            raise InputError(
+                f"{network} is in no prefix of the fabric", place=f"exposed[{i}]", remedy="see prefixes"
+            )
+    return exposed
 
 
 def read_allocation(record: AllocationRecord) -> Allocation:

@@ -21,7 +21,7 @@ import msgspec
 
 from meshfabric.model.addresses import Network
 from meshfabric.model.world import Event, Kind
-from meshfabric.store.checks import Fact, read_apiservers, read_record
+from meshfabric.store.checks import Fact, read_apiservers, read_exposed, read_record
 from meshfabric.store.endpoints import Endpoints
 from meshfabric.store.entries import Entries
 from meshfabric.store.guard import ALWAYS_ALLOWED, describe, too_many
@@ -41,7 +41,7 @@ EVENTS = {
     RecordKind.ENDPOINT: Kind.ENDPOINT,
 }
 """What the world hears of (not of grants), in the order in which it does; removals go backwards."""
-RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), Kind.APISERVERS))}
+RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), Kind.APISERVERS, Kind.EXPOSED))}
 MARKS = (RecordKind.REVOKED, RecordKind.ALIVE)
 """Their being there says all; a tombstone cuts whatever is written on it."""
 
@@ -78,6 +78,7 @@ class Registry:
         self._entries = Entries(self._refusals)
         self._endpoints = Endpoints(self._entries, self._refusals)
         self._alive: set[str] = set()
+        self._exposed: tuple[Network, ...] | None = None
         self._marked: dict[Located, bool] = {}  # marks that changed, and whether they were there
         self._unseen: set[Located] = set()
         self._fresh: set[Located] = set()  # put in this batch, not judged yet
@@ -255,6 +256,14 @@ class Registry:
                 yield _Change(EVENTS[key.kind], key.name, old and old.value, new and new.value)
             if key.kind is RecordKind.CONFIG and (_apiservers(old) or ()) != (_apiservers(new) or ()):
                 yield _Change(Kind.APISERVERS, key.name, _apiservers(old), _apiservers(new))
+            if key.kind is RecordKind.CONFIG and new:
+                yield from self._exposure(read_exposed(new.record) or None)
+
+    def _exposure(self, exposed: tuple[Network, ...] | None) -> Iterator[_Change]:
+        """The same record's second half. To expose less is never held; a config that is gone says nothing."""
+        if exposed != self._exposed:
+            yield _Change(Kind.EXPOSED, "", self._exposed, exposed)
+            self._exposed = exposed
 
     def _endpoints_changed(self) -> Iterator[_Change]:
         for address, old, new in self._endpoints.changes():

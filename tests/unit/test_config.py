@@ -141,6 +141,12 @@ MISTAKES = [
     ("port_base: 51820", "table_base: 255", 26, "the kernel's own routing tables"),
     ("port_base: 51820", "table_base: 2147483641", 26, "table_base"),
     ("port_base: 51820", "flows: 1023", 26, "datapath.flows 1023"),
+    ("port_base: 51820", "world_port_base: 1023", 26, "datapath.world_port_base 1023 (1024 to 65535)"),
+    ("port_base: 51820", "world_ports: 4537", 26, "datapath.world_ports 4537 (1 to 4536)"),
+    ("port_base: 51820", "world_ports: 0", 26, "datapath.world_ports 0"),
+    ("port_base: 51820", "world_port_base: 51883", 26, "ports 51883 to 56418 take in those of tunnels"),
+    ("port_base: 51820", "port_base: 60937", 24, "keep away from 60937 to 61000"),
+    ("kind: metal", "kind: metal\nworld: translated", 4, "did you mean 'translate'?"),
     ("interval_ms: 20", "interval_ms: 0", 28, "probe.interval_ms 0 (1 to 10000)"),
     ("interval_ms: 20", "interval_ms: 10001", 28, "probe.interval_ms"),
 ]
