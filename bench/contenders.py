@@ -8,7 +8,7 @@ router does the work. `routers` has what those are told; this module runs them.
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -84,7 +84,6 @@ class Other(NamedTuple):
     @contextlib.contextmanager
     def raised(self) -> Iterator[Lab]:
         """A lab without agents, a router in each node."""
-        _check_packages()
         try:
             with state.locked(LAB) as folder:
                 lab = build.raise_nodes(described(), LAB, folder, lambda step: None)
@@ -109,6 +108,12 @@ def contenders() -> dict[str, Contender]:
         "ours-killed": Fabric("meshfabric, agents killed", signal.SIGKILL),
     }
     return found | {name: Other(router.title, router) for name, router in routers().items()}
+
+
+def check(wanted: Iterable[Contender]) -> None:
+    """Raise `PermanentError` if one of them is not to be had on this machine."""
+    if any(isinstance(one, Other) for one in wanted) and not PACKAGES.is_dir():
+        raise PermanentError("there are no routers to compare with", place=str(PACKAGES), remedy="make peers")
 
 
 def described() -> Topology:
@@ -169,8 +174,3 @@ def _wait_ready(process: Process, ready: Path, log: Path) -> None:
             said = last_line(log.read_text(errors="replace"))
             raise PermanentError(f"a router does not start: {said}", place=str(log))
         time.sleep(_POLL_S)
-
-
-def _check_packages() -> None:
-    if not PACKAGES.is_dir():
-        raise PermanentError("there are no routers to compare with", remedy="make peers")

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bench import cell, crossing
-from bench.contenders import PODS, Contender, contenders
+from bench.contenders import PODS, Contender, check, contenders
 from bench.failures import FAILURES, Failure, wait_settled
 from bench.outage import Trial, judge, shown, table
 from bench.rows import Row, at_least, at_most, ratio_at_most, row, save
@@ -89,6 +89,7 @@ def _count(text: str) -> int:
 
 def measure_all(wanted: Wanted) -> Iterator[Trial]:
     """Everybody in turn, until each has had all trials."""
+    check(wanted.of.values())
     for done in range(0, wanted.runs, TURN):
         for name, contender in wanted.of.items():
             print(f"{name}, from trial {done + 1} of {wanted.runs}", file=sys.stderr, flush=True)
