@@ -36,7 +36,7 @@ BEGUN = "begun"
 NUMBER = struct.Struct("!Q")
 SO_TIMESTAMPNS, SO_RCVBUFFORCE = 35, 33  # asm-generic/socket.h
 TIMESPEC = struct.Struct("qq")
-BUFFER_BYTES = 4 << 20
+BUFFER_BYTES, ROOM = 4 << 20, 1 << 16
 PRIORITY = 1
 NS_PER_S = 1_000_000_000
 
@@ -84,12 +84,17 @@ class Transfer:
 
     def turn(self, number: int) -> None:
         """Send a piece if it is time, or take what has come."""
-        with contextlib.suppress(BlockingIOError):
+        if self._error:
+            return
+        try:
             if not self._sends:
-                while self._take():
-                    pass
-            elif number % PIECE_EACH == 0 and not self._error:
-                self._give()
+                self._take_all()
+            elif number % PIECE_EACH == 0:
+                self._note(PIECE[: self._link.send(PIECE)])
+        except BlockingIOError:
+            return  # nothing has come, or the far end has not taken what was sent
+        except OSError as error:
+            self._error = str(error)
 
     def finish(self) -> dict[str, object]:
         """Come to the end: the sender when the other has closed, the other when all has come."""
@@ -100,8 +105,7 @@ class Transfer:
                 self._link.shutdown(socket.SHUT_WR)
                 ended = not self._link.recv(1)
             else:
-                while self._take():
-                    pass
+                self._take_all()
                 ended = True
         except OSError as error:
             self._error = self._error or str(error)
@@ -113,20 +117,10 @@ class Transfer:
             "error": self._error,
         }
 
-    def _give(self) -> None:
-        try:
-            count = self._link.send(PIECE)
-        except BlockingIOError:
-            return  # it waits for the far end
-        except OSError as error:
-            self._error = str(error)
-            return
-        self._note(PIECE[:count])
-
-    def _take(self) -> int:
-        piece = self._link.recv(1 << 16)
-        self._note(piece)
-        return len(piece)
+    def _take_all(self) -> None:
+        """Until the far end has closed."""
+        while piece := self._link.recv(ROOM):
+            self._note(piece)
 
     def _note(self, piece: bytes) -> None:
         self._digest.update(piece)
