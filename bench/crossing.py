@@ -27,6 +27,7 @@ PORT = 7300
 PACE_NS = 1_000_000
 PIECE_EACH, PIECE = 5, bytes(range(256)) * 40
 """A piece of 10 KiB each 5 datagrams: 16 Mbit/s, far from filling anything."""
+CONGESTION = b"cubic"  # whatever the machine's default is
 CONNECT_S = 30.0
 LATE_S = 0.6
 """How long datagrams may be under way: three times the worst delay that is made."""
@@ -80,6 +81,7 @@ class Transfer:
         self._digest = hashlib.sha256()
         self._bytes = 0
         self._error = ""
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION)
         link.setblocking(False)
 
     def turn(self, number: int) -> None:
