@@ -8,12 +8,13 @@ TESTS ?= tests
 KERNEL ?= 6.12
 KERNELS = $(if $(filter all,$(KERNEL)),6.1 6.12 newest,$(KERNEL))
 
-.PHONY: help demo test bench test-vm vm-shell bench-vm kernels lint install bpf clean
+.PHONY: help demo test bench bench-reroute test-vm vm-shell bench-vm kernels peers lint install bpf clean
 
 help:
 	@echo "make demo [KEEP=1]     raise a lab of four nodes and prove what it does"
 	@echo "make test [TESTS=...]  lint, types, and every test"
 	@echo "make bench             measure, beside others, into build/bench/"
+	@echo "make bench-reroute [RUNS=20]  outages when a segment fails, beside BIRD, FRR and babeld: hours"
 	@echo "make test-vm [KERNEL=6.1|6.12|newest|all]  the tests that every kernel must pass, on whole kernels in QEMU"
 	@echo "make vm-shell [KERNEL=...]                 a shell on one of them"
 	@echo "make bench-vm [KERNEL=...]                 measure on one of them"
@@ -27,6 +28,9 @@ test: install bpf lint
 bench: install bpf
 	$(BIN)/python -m bench
 
+bench-reroute: install bpf peers
+	$(BIN)/python -m bench.reroute $(if $(RUNS),--runs $(RUNS))
+
 test-vm: install bpf kernels
 	$(BIN)/python -m pytest tests/vm
 	$(BIN)/python -m tests.vm.matrix $(KERNELS)
@@ -39,6 +43,9 @@ bench-vm: install bpf kernels
 
 kernels:
 	deploy/dev/vm.sh $(KERNELS)
+
+peers:
+	deploy/dev/peers.sh
 
 lint: install
 	$(BIN)/ruff check .

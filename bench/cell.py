@@ -12,7 +12,9 @@ pins. `/run` and the bpffs are the cell's own; other folders are the machine's.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+BPFFS = Path("/sys/fs/bpf")
 _INSIDE = "MESHFABRIC_BENCH_CELL"
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
 _SETUP = """

@@ -9,7 +9,7 @@ machines differ and neighbours are noisy.
         {"rows": [{"name", "value", "unit", "spread", "beside", "ratio", "goal", "met"}]}
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
@@ -60,6 +60,16 @@ def at_most(limit: float) -> Goal:
     return Goal(limit)
 
 
+def at_least(limit: float) -> Goal:
+    """The value is to be no less than this."""
+    return Goal(limit, at_least=True)
+
+
+def ratio_at_most(limit: float) -> Goal:
+    """The value is to be this many times what is beside it, or less."""
+    return Goal(limit, of_ratio=True)
+
+
 def ratio_at_least(limit: float) -> Goal:
     """The value is to be this many times what is beside it, or more."""
     return Goal(limit, at_least=True, of_ratio=True)
@@ -104,11 +114,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def report(bench: str, rows: Sequence[Row], folder: Path = RESULTS) -> None:
-    """Print the table and write the JSON, whole or not at all."""
+    """Print the table and write the JSON."""
     print(table(rows), flush=True)
+    save(bench, {"rows": rows}, folder)
+
+
+def save(bench: str, content: Mapping[str, Sequence[msgspec.Struct]], folder: Path = RESULTS) -> None:
+    """Write the JSON, whole or not at all; `rows` and whatever else there is to keep."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{bench}.json.new"
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode({"rows": rows})) + b"\n")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
     draft.replace(folder / f"{bench}.json")
 
 

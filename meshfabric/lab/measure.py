@@ -23,11 +23,11 @@ ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")  # nsenter forks: killin
 
 
 class Role:
-    """One end of a measurement, running; `result` waits for its line."""
+    """One end of a measurement, running; `result` waits for its line. `script` is like `traffic`."""
 
-    def __init__(self, lab: Lab, where: str, *arguments: str) -> None:
+    def __init__(self, lab: Lab, where: str, *arguments: str, script: str = traffic.__file__) -> None:
         self.where = where
-        argv = [*ENDS_WITH_US, sys.executable, "-I", "-S", traffic.__file__, *arguments]
+        argv = [*ENDS_WITH_US, sys.executable, "-I", "-S", script, *arguments]
         self._process = subprocess.Popen(
             enter(target(lab, where), argv),
             stdin=subprocess.PIPE,
@@ -42,6 +42,13 @@ class Role:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != traffic.BEGUN:
             raise TemporaryError(f"{self.where} does not begin: {self._process.communicate()[1].strip()}")
+
+    def stop(self) -> None:
+        """Tell one that waits for it to come to its end, and return at once."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # `result` tells why it ended
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
 
     def result(self, timeout_s: float = END_TIMEOUT_S) -> dict[str, Any]:
         """What it says at its end; raises `TemporaryError` when it fails or takes too long."""
