@@ -19,7 +19,7 @@ Ask = Callable[..., bytes]
 
 
 def _tcp(source: str, destination: str, **rest: Any) -> bytes:
-    return tcp(source, destination, 443, "S", **rest)
+    return tcp(source, destination, 443, **rest)
 
 
 def _udp(source: str, destination: str, **rest: Any) -> bytes:
