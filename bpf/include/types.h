@@ -132,7 +132,8 @@ struct flow {
 	__u8 closing; /* the ends that say no more: 1 << end; both after a RST */
 	__u8 service_class;
 	__u8 half_open; /* TCP: answered, and that is not acknowledged yet */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 payer; /* the place whose share of established flows it is counted to */
 };
 
 /* What a packet of an answered flow needs, in one cache line. `check` ties it together: what two CPUs
