@@ -166,7 +166,7 @@ class Agent:
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
         self._prober = Prober(settings.probe.interval_ms)
-        self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"])
+        self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 

@@ -5,11 +5,11 @@ agent that starts finds there what the one before it had found, before anything 
 written. It tries for more at once, for it does not know how old that is.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from meshfabric.agent.readings import Readings
-from meshfabric.compiler.paths import LEAST_MTU, RESERVED_FOR_IPIP, workload_mtu
+from meshfabric.compiler.paths import LEAST_MTU, RESERVED_FOR_IPIP, path_mtu, workload_mtu
 from meshfabric.kernel.bpf import Map
 from meshfabric.model.tables import FIRST_NODE, number, read_node
 from meshfabric.model.world import Event, Kind
@@ -17,12 +17,15 @@ from meshfabric.probe.prober import Target
 from meshfabric.probe.sizer import Path, Sizer
 from meshfabric.reconcile.loop import Loop
 
+Note = Callable[[str, str], None]
+
 
 class Sizing:
     """`restore` comes first, `aim` whenever paths or uplinks may be others; `run` ends when cancelled."""
 
-    def __init__(self, loop: Loop, readings: Readings, nodes: Map) -> None:
+    def __init__(self, loop: Loop, readings: Readings, nodes: Map, note: Note) -> None:
         self._loop, self._world, self._readings, self._nodes = loop, loop.world, readings, nodes
+        self._note = note
         self._sizer = Sizer(LEAST_MTU + RESERVED_FOR_IPIP, readings.look, self._found)
 
     def restore(self) -> None:
@@ -51,3 +54,5 @@ class Sizing:
 
     def _found(self, path: Path, carried: int | None) -> None:
         self._loop.feed([Event(Kind.CARRIED, path, carried)])
+        device, node = path
+        self._note("path mtu", f"{node} by {device}: {path_mtu(self._world, device, node)} bytes")
