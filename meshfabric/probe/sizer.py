@@ -91,13 +91,13 @@ class Sizer:
         if self._aim is None:
             return
         (ceiling, targets), self._aim = self._aim(), None
-        self._targets = {target.path: target for target in targets if ceiling > self._floor}
-        for path in self._sized.keys() - self._targets.keys():
+        before, self._targets = self._targets, {one.path: one for one in targets if ceiling > self._floor}
+        for path in before.keys() - self._targets.keys():
             self._tell(path, self._sized.pop(path).search, None)
         for path in self._targets:
             one = self._sized.setdefault(path, _Sized(begin(self._floor, ceiling)))
-            before, one.search = one.search, one.search.under(ceiling)
-            self._tell(path, before, one.search)
+            was, one.search = one.search, one.search.under(ceiling)
+            self._tell(path, was, one.search)
 
     def _take_turn(self, one: _Sized, target: Target, link: Link, now_s: float) -> None:
         seen = self._look(target)
