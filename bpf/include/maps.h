@@ -106,6 +106,14 @@ struct {
 	__uint(max_entries, 131072);
 } nat SEC(".maps") BY_DATAPATH;
 
+/* How many of `flows` each workload has, by place. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __s32);
+	__uint(max_entries, FIRST_NODE);
+} shares SEC(".maps") BY_DATAPATH;
+
 /* How `flows` was last rid of what had been silent for too long. Datapath writes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

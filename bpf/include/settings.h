@@ -13,6 +13,7 @@ const volatile __u16 world_port_base = 61000; /* the first of the ports that tra
 const volatile __u16 world_ports = 0; /* how many there are; 0: nothing is translated */
 const volatile __u64 probe_interval_ns = 50 * 1000 * 1000;
 const volatile __u64 probe_grace_ns = 10 * 1000 * 1000; /* scheduling noise at both ends */
+const volatile __u32 largest_share = 32768; /* of one workload, in established flows */
 const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
 
 /* Of 169.254.1.1 and fe80::6d66, on every device; locally administered (IEEE 802, 8.2). */

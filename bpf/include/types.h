@@ -135,7 +135,9 @@ struct flow {
 	__u8 service_class;
 	__u8 half_open; /* TCP: answered, and that is not acknowledged yet */
 	__u8 pad;
+	__u16 payer; /* the place whose share of established flows it is counted to */
 	__be16 nat_port; /* with nat_addr what the world sees in place of the workload's end, 0: nothing does yet */
+	__u8 pad2[6];
 	struct addr nat_addr;
 };
 

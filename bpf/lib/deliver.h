@@ -105,10 +105,10 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 		return drop(skb, NO_PATH);
 	if (p->ttl <= 1) /* it would end where it is delivered, with nobody to tell its sender */
 		return complain(skb, p, NO_HOP_LEFT);
-	__u32 path = choose_path(node, node_index), mtu = node->mtu[path];
-	if (mtu && is_too_big(skb, p, ETH_HLEN, mtu))
-		return complain(skb, p, mtu);
-	return send_into_tunnel(skb, node->ifindex[path], skb->len - ETH_HLEN, FORWARDED_TO_NODE);
+	__u64 tunnel = choose_tunnel(node, node_index);
+	if (mtu_of(tunnel) && is_too_big(skb, p, ETH_HLEN, mtu_of(tunnel)))
+		return complain(skb, p, mtu_of(tunnel));
+	return send_into_tunnel(skb, device_of(tunnel), skb->len - ETH_HLEN, FORWARDED_TO_NODE);
 }
 
 #endif

@@ -49,7 +49,7 @@ static __always_inline __u32 mtu_towards(__u32 place)
 	}
 	__u32 node_index = place - FIRST_NODE;
 	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
-	return node ? node->mtu[choose_path(node, node_index)] : 0;
+	return node ? mtu_of(choose_tunnel(node, node_index)) : 0;
 }
 
 /* Where among the options the MSS itself is, 0: nowhere. Behind the last option there are zeros, thus an end.

@@ -54,27 +54,43 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 	return !unanswered_ns || !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
+/* A tunnel's device and the MTU there, in one number: an index would be known to the verifier, which then
+ * follows what comes after for each. */
+static __always_inline __u64 tunnel_at(const struct node *node, __u32 index)
+{
+	return (__u64)node->mtu[index] << 32 | node->ifindex[index];
+}
+
+static __always_inline __u32 device_of(__u64 tunnel)
+{
+	return tunnel;
+}
+
+static __always_inline __u32 mtu_of(__u64 tunnel)
+{
+	return tunnel >> 32;
+}
+
 /* The first usable one after the preferred one; the preferred one when there is none. */
-static __noinline __u32 choose_other(const struct node *node, __u32 node_index)
+static __noinline __u64 choose_other(const struct node *node, __u32 node_index)
 {
 	for (__u32 i = 1; i < MAX_PATHS; i++) {
 		if (i >= node->n_paths)
 			break;
 		struct path *path = path_at(node_index, i);
 		if (path && is_usable(path, node->ifindex[i]))
-			return i;
+			return tunnel_at(node, i);
 	}
-	return 0;
+	return tunnel_at(node, 0);
 }
 
-/* Its index among the node's. */
-static __always_inline __u32 choose_path(const struct node *node, __u32 node_index)
+static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index)
 {
 	struct path *preferred = path_at(node_index, 0);
 
 	if (preferred && is_usable(preferred, node->ifindex[0]))
-		return 0;
-	return choose_other(node, node_index) & (MAX_PATHS - 1); /* the verifier forgets what it may be */
+		return tunnel_at(node, 0);
+	return choose_other(node, node_index);
 }
 
 #endif

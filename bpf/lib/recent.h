@@ -107,6 +107,19 @@ static __always_inline bool recall(const struct packet *p, struct trip *trip)
 	return true;
 }
 
+/* The flow is over: its ports may be taken again within the tick, and then each step has to be seen. */
+static __noinline void forget_recent(const struct packet *p)
+{
+	const __u64 *key = (const __u64 *)&p->key;
+	__u64 hash = hash_key(key);
+	slot_word *home = slot_at(hash, 0), *second = slot_at(hash, 1);
+
+	if (home && has_key(home, key))
+		home[CHECK_WORD] = 0;
+	if (second && has_key(second, key))
+		second[CHECK_WORD] = 0;
+}
+
 static __always_inline bool is_free(slot_word *slot, const __u64 *key, __u16 tick)
 {
 	return ((const volatile struct recent *)slot)->tick != tick || has_key(slot, key);

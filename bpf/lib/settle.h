@@ -6,15 +6,18 @@
  *
  *      nothing --first packet--> new_flows --established--> flows --over--> new_flows --> nothing
  *
- * When `flows` is full, the packet that finds no room takes out what has been silent for
+ * One workload has no more than its share of `flows`, so that none can crowd out others.
+ * The packet that finds no room, or its share used up, takes out what has been silent for
  * too long; where there is too little of that, nobody tries again for a while. Who then
  * has no room stays in new_flows, is forwarded all the same, and asks again later.
  */
 #ifndef MESHFABRIC_SETTLE_H
 #define MESHFABRIC_SETTLE_H
 
+#include <linux/errno.h>
 #include "life.h"
 #include "maps.h"
+#include "settings.h"
 
 enum sweep_policy {
 	SWEEP_ENOUGH = 4096, /* taken out by one pass */
@@ -40,6 +43,25 @@ static __always_inline struct flow *find_flow(const struct packet *p)
 	return flow_of(&p->key);
 }
 
+/* A flow is counted to its first local end, wherever that lives when it settles. */
+static __always_inline __u32 payer_of(const struct flow *flow)
+{
+	return flow->place[0] < FIRST_NODE ? flow->place[0] : flow->place[1];
+}
+
+static __always_inline __s32 *share_of(__u32 payer)
+{
+	return bpf_map_lookup_elem(&shares, &payer);
+}
+
+static __always_inline void charge(__u32 payer, __s32 flows)
+{
+	__s32 *share = share_of(payer);
+
+	if (share)
+		__sync_fetch_and_add(share, flows);
+}
+
 static long take_out_silent(void *map, const struct flow_key *key, const struct flow *flow,
 			    const __u64 *now_ns)
 {
@@ -48,7 +70,9 @@ static long take_out_silent(void *map, const struct flow_key *key, const struct 
 
 	if (!sweep || idle_ns <= lifetime_ns(flow, key->protocol, TCP_CROWDED_S))
 		return 0;
-	bpf_map_delete_elem(map, key);
+	__u32 payer = flow->payer;
+	if (!bpf_map_delete_elem(map, key))
+		charge(payer, -1);
 	return --sweep->wanted == 0;
 }
 
@@ -72,21 +96,41 @@ static __noinline bool make_room(void)
 	return true;
 }
 
+static __always_inline bool take_seat(const struct packet *p, const struct flow *flow)
+{
+	__s32 *share = share_of(flow->payer);
+
+	if (!share || *(volatile __s32 *)share >= (__s32)largest_share)
+		return false;
+	long failed = bpf_map_update_elem(&flows, &p->key, flow, BPF_NOEXIST);
+	if (!failed)
+		charge(flow->payer, 1);
+	return !failed || failed == -EEXIST; /* another CPU was quicker */
+}
+
 /* Whole values replace whole values, so that no other CPU sees half of one. */
 static __noinline bool settle(const struct packet *p, const struct flow *flow)
 {
-	if (bpf_map_update_elem(&flows, &p->key, flow, BPF_ANY) &&
-	    (!make_room() || bpf_map_update_elem(&flows, &p->key, flow, BPF_ANY)))
-		return false;
+	struct flow settled = *flow;
+
+	if (bpf_map_update_elem(&flows, &p->key, flow, BPF_EXIST)) {
+		settled.payer = payer_of(flow);
+		if (!take_seat(p, &settled) && !(make_room() && take_seat(p, &settled)))
+			return false;
+	}
 	bpf_map_delete_elem(&new_flows, &p->key);
 	return true;
 }
 
 static __noinline bool unsettle(const struct packet *p, const struct flow *flow)
 {
+	struct flow *settled = bpf_map_lookup_elem(&flows, &p->key);
+	__u32 payer = settled ? settled->payer : 0;
+
 	if (bpf_map_update_elem(&new_flows, &p->key, flow, BPF_ANY))
 		return false;
-	bpf_map_delete_elem(&flows, &p->key);
+	if (settled && !bpf_map_delete_elem(&flows, &p->key))
+		charge(payer, -1);
 	return true;
 }
 

@@ -32,8 +32,10 @@ static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
 		keep_recent(p, flow);
 	if (is_established(flow) && !settled)
 		settle(p, flow);
-	if (!is_established(flow) && settled)
+	if (!is_established(flow) && settled) {
 		unsettle(p, flow);
+		forget_recent(p);
+	}
 	return trip.to;
 }
 

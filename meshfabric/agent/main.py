@@ -47,6 +47,7 @@ from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
 from meshfabric.model.names import host_devices
 from meshfabric.model.settings import Settings, WireGuardKind, WorldMode
+from meshfabric.model.tables import number
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
@@ -67,6 +68,7 @@ STATE_MODE = 0o700
 FEW_TRANSLATIONS = 1024  # room in tables that nobody uses
 SCRAPE_TIMEOUT_S = 5.0
 HOST_AGAIN_S = 1.0
+SHARES = 4  # of the established flows' table: no workload has more than one
 TURN_S = 0.0005  # a thread that saves the world lets the loop have its turn after this; Python's own is 5 ms
 
 log = logging.getLogger(__name__)
@@ -140,6 +142,7 @@ def load_datapath(settings: Settings) -> Datapath:
             "world_port_base": datapath.world_port_base.to_bytes(2, "little"),
             "world_ports": (datapath.world_ports if translates else 0).to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
+            "largest_share": number(max(datapath.flows // SHARES, 1)),
             "probe_grace_ns": (GRACE_MS * NS_PER_MS).to_bytes(8, "little"),
         },
     )
@@ -174,15 +177,15 @@ class Agent:
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
         self._prober = Prober(settings.probe.interval_ms)
-        self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"])
+        self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT, or until a part fails in a way that none of them expects."""
         end = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, end.set)
+        for told in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(told, end.set)
         self._events.note("agent started", f"node {self._world.node}, pid {os.getpid()}")
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._close)

@@ -5,33 +5,37 @@ agent that starts finds there what the one before it had found, before anything 
 written. It tries for more at once, for it does not know how old that is.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from meshfabric.agent.readings import Readings
-from meshfabric.compiler.paths import LEAST_MTU, RESERVED_FOR_IPIP, workload_mtu
+from meshfabric.compiler.paths import LEAST_MTU, RESERVED_FOR_IPIP, path_mtu, workload_mtu
 from meshfabric.kernel.bpf import Map
 from meshfabric.model.tables import FIRST_NODE, number, read_node
 from meshfabric.model.world import Event, Kind
-from meshfabric.probe.prober import Target
 from meshfabric.probe.sizer import Path, Sizer
 from meshfabric.reconcile.loop import Loop
+
+Note = Callable[[str, str], None]
 
 
 class Sizing:
     """`restore` comes first, `aim` whenever paths or uplinks may be others; `run` ends when cancelled."""
 
-    def __init__(self, loop: Loop, readings: Readings, nodes: Map) -> None:
+    def __init__(self, loop: Loop, readings: Readings, nodes: Map, note: Note) -> None:
         self._loop, self._world, self._readings, self._nodes = loop, loop.world, readings, nodes
+        self._note = note
         self._sizer = Sizer(LEAST_MTU + RESERVED_FOR_IPIP, readings.look, self._found)
 
     def restore(self) -> None:
         """Take over what the pinned map says, where that is less than uplinks promise."""
-        for target in self._readings.probe_targets():
-            mtu = self._in_force(target)
-            if mtu and mtu + RESERVED_FOR_IPIP < self._ceiling():
-                self._found(target.path, mtu + RESERVED_FOR_IPIP)
-                self._sizer.resume(target.path, self._ceiling(), mtu + RESERVED_FOR_IPIP)
+        devices = {link.index: device for device, link in self._world.links.items()}
+        for node in sorted(self._world.nodes):
+            for index, mtu in self._in_force(node):
+                carried = mtu + RESERVED_FOR_IPIP
+                if index in devices and mtu and carried < self._ceiling():
+                    self._found((devices[index], node), carried)
+                    self._sizer.resume((devices[index], node), self._ceiling(), carried)
 
     def aim(self) -> None:
         """Paths or uplinks may have changed."""
@@ -44,10 +48,13 @@ class Sizing:
     def _ceiling(self) -> int:
         return workload_mtu(self._world) + RESERVED_FOR_IPIP
 
-    def _in_force(self, target: Target) -> int:
-        place = self._world.node_numbers.find(target.node)
+    def _in_force(self, node: str) -> list[tuple[int, int]]:
+        """Devices towards the node, by index, and what fits there."""
+        place = self._world.node_numbers.find(node)
         value = self._nodes.lookup(number(place - FIRST_NODE)) if place is not None else None
-        return dict(read_node(value)).get(self._world.links[target.device].index, 0) if value else 0
+        return read_node(value) if value else []
 
     def _found(self, path: Path, carried: int | None) -> None:
         self._loop.feed([Event(Kind.CARRIED, path, carried)])
+        device, node = path
+        self._note("path mtu", f"{node} by {device}: {path_mtu(self._world, device, node)} bytes")

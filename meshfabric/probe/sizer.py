@@ -7,7 +7,6 @@ A lost one says nothing of the path's life: plain probes do (`prober`).
 """
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -23,8 +22,6 @@ SEQUENCES = 1 << 32
 
 Path = tuple[str, str]  # tunnel device, node
 Aim = Callable[[], tuple[int, Iterable[Target]]]  # the size that uplinks promise, in bytes, and every path
-
-log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
@@ -81,11 +78,12 @@ class Sizer:
     def turn(self, link: Link, now_s: float) -> None:
         """Judge the probes of the turn before, and send those that are due."""
         self._take_aim()
-        for path, one in self._sized.items():
+        for path, target in self._targets.items():
+            one = self._sized[path]
             before = one.search
             one.search = before.at(now_s)
             if one.asked is not None or now_s >= one.search.due_s:
-                self._take_turn(one, self._targets[path], link, now_s)
+                self._take_turn(one, target, link, now_s)
             self._tell(path, before, one.search)
 
     def _take_aim(self) -> None:
@@ -93,13 +91,13 @@ class Sizer:
         if self._aim is None:
             return
         (ceiling, targets), self._aim = self._aim(), None
-        self._targets = {target.path: target for target in targets if ceiling > self._floor}
-        for path in self._sized.keys() - self._targets.keys():
+        before, self._targets = self._targets, {one.path: one for one in targets if ceiling > self._floor}
+        for path in before.keys() - self._targets.keys():
             self._tell(path, self._sized.pop(path).search, None)
         for path in self._targets:
             one = self._sized.setdefault(path, _Sized(begin(self._floor, ceiling)))
-            before, one.search = one.search, one.search.under(ceiling)
-            self._tell(path, before, one.search)
+            was, one.search = one.search, one.search.under(ceiling)
+            self._tell(path, was, one.search)
 
     def _take_turn(self, one: _Sized, target: Target, link: Link, now_s: float) -> None:
         seen = self._look(target)
@@ -125,7 +123,6 @@ class Sizer:
     def _tell(self, path: Path, before: Search, after: Search | None) -> None:
         now = _restriction(after)
         if now != _restriction(before):
-            log.info("path carries", extra={"path": path, "bytes": now})
             self._found(path, now)
 
 

@@ -246,6 +246,15 @@ def test_netem_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -
     assert impair.way(topology(TEXT + "auto")) == "cable"
 
 
+def test_netem_makes_no_black_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = features.Feature("netem", True, "", False)
+    monkeypatch.setattr(features, "netem", lambda: present)
+    holed = TEXT.replace("delay_ms", "black_hole_mtu: 1400, delay_ms")
+    with pytest.raises(UnsupportedError, match=r"netem has no black_hole_mtu \(impaired_by: cable\)"):
+        impair.check(topology(holed + "auto"))
+    impair.check(topology(holed + "cable"))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_fabric_lives_on_an_impaired_segment(way: str) -> None:
     """Its probes tell the delay, and packets take the preferred path, however long."""

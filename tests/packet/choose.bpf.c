@@ -15,7 +15,7 @@ int chosen(struct __sk_buff *skb)
 	__u32 node_index = skb->mark - FIRST_NODE;
 	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
 
-	return node ? node->ifindex[choose_path(node, node_index)] : 0;
+	return node ? device_of(choose_tunnel(node, node_index)) : 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

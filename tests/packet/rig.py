@@ -77,6 +77,7 @@ class Rig:
             world.generations[place] += self._epoch
         self.tables.write(world)
         self.maps["complaints"].update_batch((tables.number(place), bytes(8)) for place in world.workloads)
+        self.maps["shares"].update_batch((tables.number(place), bytes(4)) for place in world.workloads)
         for name in FLOW_TABLES:
             self.maps[name].delete_batch(list(self.maps[name].keys()))
         for place in world.nodes:
@@ -146,6 +147,11 @@ class Rig:
     def flow_count(self) -> tuple[int, int]:
         """How many flows are new, and how many answered."""
         return len(list(self.maps["new_flows"].keys())), len(list(self.maps["flows"].keys()))
+
+    def shares(self) -> dict[int, int]:
+        """How many established flows are counted to whom, by place."""
+        counted = ((int.from_bytes(key, "little"), value) for key, value in self.maps["shares"].items())
+        return {place: int.from_bytes(value, "little", signed=True) for place, value in counted if any(value)}
 
     def _counters(self) -> dict[Reason, tuple[int, int]]:
         reasons = self.maps["reasons"]

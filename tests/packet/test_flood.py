@@ -12,11 +12,12 @@ from tests.packet.arena import arena, compile_extra
 from tests.packet.flood import REDIRECT, SENDERS, SOURCE, Asked, crowd, pour, streams
 from tests.packet.frames import V4, V6, echo, frame, tcp, udp
 from tests.packet.rig import SIZES, Rig, Scene
-from tests.packet.world import ALPHA, BETA
+from tests.packet.world import ALPHA, BETA, HOST
 
 LOCAL = Reason.FORWARDED_TO_LOCAL
 FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
-FLOWS, NEW_FLOWS = 131072, 65536  # as maps.h has them
+NEW_FLOWS = 65536  # as maps.h has it
+SHARE = 32768  # largest_share of settings.h
 ROOM = SIZES["flows"]
 FLOOD = 300_000
 ESTABLISHED = 1000
@@ -106,8 +107,27 @@ def test_established_flows_outlive(whole: Rig, compiled: Path, name: str, family
     whole.forget_recent()
     assert all(_answers(whole, sport, family) for sport in ports)
     new, settled = whole.flow_count()
-    assert settled == (FLOWS if name in SETTLING else ESTABLISHED)
+    assert settled == (SHARE if name in SETTLING else ESTABLISHED)
+    assert whole.shares() == {ALPHA: settled}
     assert new <= NEW_FLOWS
+
+
+def test_one_workload_leaves_room_for_others(whole: Rig, compiled: Path) -> None:
+    """The host's connection settles though alpha's share is used up, and gives its seat back."""
+    whole.reset(crowd())
+    with streams(whole, compiled, V4, *FLOODS["UDP, answered"](V4)) as made:
+        pour(made, FLOOD)
+    host, guest = "mfhost1", "mfp3"
+    for device, data in (
+        (host, tcp("host", "guest", PORT, "S", sport=SPORT)),
+        (guest, tcp("guest", "host", SPORT, "SA", sport=PORT)),
+        (host, tcp("host", "guest", PORT, "A", sport=SPORT)),
+    ):
+        assert whole.run("from_workload", frame(data), device).reason == LOCAL
+    assert whole.shares() == {ALPHA: SHARE, HOST: 1}
+    over = frame(tcp("guest", "host", SPORT, "R", sport=PORT))
+    assert whole.run("from_workload", over, guest).reason == LOCAL
+    assert whole.shares() == {ALPHA: SHARE}
 
 
 @pytest.fixture
@@ -153,6 +173,7 @@ def test_what_is_silent_for_too_long_makes_room(full: Rig) -> None:
     assert full.flow_count()[1] == 1
     assert _send(full, ALPHA, tcp("alpha", "beta", PORT, "A", sport=SPORT))
     assert full.flow_count()[1] == 2, "and who waits for it takes it"
+    assert full.shares() == {ALPHA: 2}
 
 
 @pytest.mark.parametrize(("silent_s", "kept"), [(TCP_LEAST_S - 1, True), (TCP_LEAST_S + 1, False)])
@@ -178,8 +199,30 @@ def test_what_is_over_makes_room_at_once(scene: Scene, end: str) -> None:
     assert scene.rig.flow_count() == (0, 1)
     assert _send(scene.rig, ALPHA, tcp("alpha", "beta", PORT, end, sport=SPORT))
     assert scene.rig.flow_count() == ((0, 1) if end == "FA" else (1, 0)), "one end may still send"
+    assert scene.rig.shares() == ({ALPHA: 1} if end == "FA" else {})
     assert _send(scene.rig, BETA, tcp("beta", "alpha", SPORT, end, sport=PORT))
     assert scene.rig.flow_count() == (1, 0)
     assert _send(scene.rig, ALPHA, tcp("alpha", "beta", PORT, "A", sport=SPORT))
     assert _answers(scene.rig, SPORT, V4), "for its last words"
     assert scene.rig.flow_count() == (1, 0)
+    _connect(scene.rig, SPORT, V4)
+    assert (scene.rig.flow_count(), scene.rig.shares()) == ((0, 1), {ALPHA: 1})
+
+
+def test_a_flow_that_is_judged_again_is_counted_once(scene: Scene) -> None:
+    _connect(scene.rig, SPORT, V4)
+    for _ in range(3):
+        scene.change(lambda world: None, ALPHA)
+        assert _answers(scene.rig, SPORT, V4)
+        assert scene.rig.shares() == {ALPHA: 1}
+
+
+def test_a_connection_from_elsewhere_is_counted_to_the_workload_here(scene: Scene) -> None:
+    """beta answers far."""
+    for sent in (tcp("far", "beta", 80), None, tcp("far", "beta", 80, "A")):
+        if sent:
+            assert scene.from_overlay("mfwg00", sent) == LOCAL
+        else:
+            answer = frame(tcp("beta", "far", 40000, "SA", sport=80))
+            assert scene.from_workload("mfp2", answer) == Reason.FORWARDED_TO_NODE
+    assert scene.rig.shares() == {BETA: 1}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6TimeExceeded
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded
 from scapy.packet import Raw
 
 from meshfabric.model.tables import Direction, Reason
@@ -20,6 +20,7 @@ FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 ERRORS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "unreachable": (lambda: ICMP(type=3, code=3), lambda: ICMPv6DestUnreach(code=4)),
     "time exceeded": (lambda: ICMP(type=11), ICMPv6TimeExceeded),
+    "parameter problem": (lambda: ICMP(type=12), ICMPv6ParamProblem),
     "too big": (lambda: ICMP(type=3, code=4, nexthopmtu=1280), lambda: ICMPv6PacketTooBig(mtu=1280)),
 }
 
@@ -54,6 +55,19 @@ def test_about_an_echo(scene: Scene, family: int) -> None:
     data = echo("alpha", "beta", family)
     assert scene.from_workload("mfp1", frame(data)) == LOCAL
     assert scene.from_workload("mfp2", frame(_error("unreachable", "beta", "alpha", data, family))) == LOCAL
+
+
+@FAMILIES
+@pytest.mark.parametrize("name", ERRORS)
+def test_about_an_established_connection_both_ways(scene: Scene, name: str, family: int) -> None:
+    """A router's or the other end's: alpha hears of what it said, and beta of what it said."""
+    asks = tcp("alpha", "beta", 8080, "A", family=family)
+    says = tcp("beta", "alpha", 40000, "SA", sport=8080, family=family)
+    for device, data in (("mfp1", tcp("alpha", "beta", 8080, family=family)), ("mfp2", says), ("mfp1", asks)):
+        assert scene.from_workload(device, frame(data)) == LOCAL
+    assert scene.from_workload("mfp2", frame(_error(name, "beta", "alpha", asks, family))) == LOCAL
+    assert scene.from_workload("mfp1", frame(_error(name, "alpha", "beta", says, family))) == LOCAL
+    assert scene.rig.flow_count() == (0, 1)
 
 
 @FAMILIES

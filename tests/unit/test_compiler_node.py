@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
+from meshfabric.compiler.paths import path_mtu, workload_mtu
 from meshfabric.compiler.step import compile_plan
 from meshfabric.model.addresses import format_address, parse_address
 from meshfabric.model.labels import make_labels
@@ -14,12 +15,14 @@ from meshfabric.model.show import show_key, show_value
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
+    FIRST_NODE,
     NOWHERE,
     NUMBER,
     WORKLOAD,
     WORLD,
     Delivery,
     number,
+    read_node,
 )
 from meshfabric.model.world import Event, Kind, World
 from tests.oracles import holders, place_of
@@ -134,6 +137,26 @@ def test_an_uplinks_table_holds_that_uplink_and_ends_unreachable() -> None:
         (19780, "::/0", 4096): Route(),
         (19781, "0.0.0.0/0", 4096): Route(),
         (19781, "::/0", 4096): Route(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("carried", "mtu"), [(None, 1380), (1408, 1368), (1320, 1280), (1300, 1280), (9000, 1380)]
+)
+def test_a_path_that_carries_less_than_was_promised_has_an_mtu_of_its_own(
+    carried: int | None, mtu: int
+) -> None:
+    """Less the 40 bytes for IP-in-IP; never below what IPv6 asks for. Nobody else's changes."""
+    usual, plan = full_world()
+    world, told = full_world(Event(Kind.CARRIED, ("mfwg00", "n2"), carried))
+    assert path_mtu(world, "mfwg00", "n2") == mtu
+    assert path_mtu(world, "mfwg00", "n3") == path_mtu(usual, "mfwg00", "n2") == workload_mtu(world) == 1380
+    at = number(world.node_numbers["n2"] - FIRST_NODE)
+    before, after = (read_node(one.table(Table.NODES)[at]) for one in (plan, told))
+    first = world.links["mfwg00"].index
+    assert after == [(index, mtu if index == first else was) for index, was in before]
+    assert {key: value for key, value in told.table(Table.NODES).items() if key != at} == {
+        key: value for key, value in plan.table(Table.NODES).items() if key != at
     }
 
 

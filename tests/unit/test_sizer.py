@@ -135,6 +135,21 @@ def test_what_an_earlier_run_found_is_in_force_while_more_is_tried() -> None:
     assert stand.wires.told == [(RED.path, None)], "as it came back"
 
 
+def test_what_an_earlier_run_found_waits_for_its_path() -> None:
+    wires = Wires()
+    sizer = Sizer(FLOOR, wires.look, wires.found)
+    sizer.resume(RED.path, CEILING, 1376)
+    sizer.turn(wires, 0.0)
+    sizer.aim(lambda: (CEILING, []))
+    sizer.turn(wires, 1.0)
+    assert (wires.sent, wires.told) == ([], [])
+    wires.carries["mfwg00"] = 1376
+    sizer.aim(lambda: (CEILING, [RED]))
+    for turn in range(2, 20):
+        sizer.turn(wires, turn)
+    assert (wires.sent[0], wires.told) == (("mfwg00", CEILING), [])
+
+
 def test_what_cannot_be_sent_is_counted_and_tried_again() -> None:
     stand = Stand(RED)
     stand.wires.broken = True
