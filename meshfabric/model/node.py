@@ -65,9 +65,10 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `prefixes` hold every fabric address, `exposed` what of them the world may see.
+    """`config`: what the fabric is. `prefixes` hold every fabric address.
 
-    `kube_apiservers` are addresses outside: whom policies mean by `{entity: kube-apiserver}`.
+    `exposed` is what of them the world may see. `kube_apiservers` are addresses outside: whom policies
+    mean by `{entity: kube-apiserver}`.
     """
 
     prefixes: tuple[str, ...]
