@@ -89,6 +89,7 @@ CIDRS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("0.0.0.0/0", ()),
     ("::/0", ()),
 )
+EXPOSED = ("10.1.1.0/24", "fd00:1::/64")
 APISERVERS = ("198.51.100.7/32", "203.0.113.9/32", "2001:db8::1/128")
 
 
@@ -304,6 +305,11 @@ def apiservers() -> st.SearchStrategy[tuple[object, ...]]:
     return st.lists(st.sampled_from(APISERVERS), unique=True).map(lambda few: tuple(map(ip_network, few)))
 
 
+def exposed() -> st.SearchStrategy[tuple[object, ...]]:
+    """What of the fabric the world may see."""
+    return st.lists(st.sampled_from(EXPOSED), unique=True).map(lambda few: tuple(map(ip_network, few)))
+
+
 def _happenings(
     kind: Kind, keys: Iterable[Hashable], values: Callable[[Any], st.SearchStrategy[Any]]
 ) -> st.SearchStrategy[Event]:
@@ -320,6 +326,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
     for kind, keys, values in [
         (Kind.PREFIXES, [""], lambda key: prefixes()),
         (Kind.APISERVERS, [""], lambda key: apiservers()),
+        (Kind.EXPOSED, [""], lambda key: exposed()),
         (Kind.ALLOCATION, NODES, allocations),
         (Kind.NODE, NODES, records),
         (Kind.ALIVE, NODES, lambda key: st.just(True)),

@@ -18,6 +18,7 @@ ALWAYS_ALLOWED = {
     Kind.POLICY: 10,
     Kind.PREFIXES: 0,  # there is one, and all else hangs on it
     Kind.APISERVERS: 0,  # of the same record
+    Kind.EXPOSED: 0,
 }
 """So many may go whatever share they are; kinds not named here are never kept back."""
 NAMES = {

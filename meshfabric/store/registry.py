@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from meshfabric.model.addresses import Network
 from meshfabric.model.world import Event, Kind
 from meshfabric.store.checks import Fact, read_apiservers, read_exposed, read_record
 from meshfabric.store.endpoints import Endpoints
@@ -33,7 +32,7 @@ __all__ = ["Raw", "Registry", "endpoint_labels", "given_labels"]
 
 EVENTS = {
     RecordKind.REVOKED: Kind.REVOKED,
-    RecordKind.CONFIG: Kind.PREFIXES,  # and APISERVERS
+    RecordKind.CONFIG: Kind.PREFIXES,  # and PARTS
     RecordKind.ALLOCATION: Kind.ALLOCATION,
     RecordKind.NODE: Kind.NODE,
     RecordKind.ALIVE: Kind.ALIVE,
@@ -41,7 +40,9 @@ EVENTS = {
     RecordKind.ENDPOINT: Kind.ENDPOINT,
 }
 """What the world hears of (not of grants), in the order in which it does; removals go backwards."""
-RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), Kind.APISERVERS, Kind.EXPOSED))}
+PARTS = {Kind.EXPOSED: read_exposed, Kind.APISERVERS: read_apiservers}
+"""What else the world hears of a config record."""
+RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), *PARTS))}
 MARKS = (RecordKind.REVOKED, RecordKind.ALIVE)
 """Their being there says all; a tombstone cuts whatever is written on it."""
 
@@ -78,7 +79,6 @@ class Registry:
         self._entries = Entries(self._refusals)
         self._endpoints = Endpoints(self._entries, self._refusals)
         self._alive: set[str] = set()
-        self._exposed: tuple[Network, ...] | None = None
         self._marked: dict[Located, bool] = {}  # marks that changed, and whether they were there
         self._unseen: set[Located] = set()
         self._fresh: set[Located] = set()  # put in this batch, not judged yet
@@ -254,16 +254,8 @@ class Registry:
         for key, old, new in self._entries.changes():
             if key.kind in EVENTS:
                 yield _Change(EVENTS[key.kind], key.name, old and old.value, new and new.value)
-            if key.kind is RecordKind.CONFIG and (_apiservers(old) or ()) != (_apiservers(new) or ()):
-                yield _Change(Kind.APISERVERS, key.name, _apiservers(old), _apiservers(new))
-            if key.kind is RecordKind.CONFIG and new:
-                yield from self._exposure(read_exposed(new.record) or None)
-
-    def _exposure(self, exposed: tuple[Network, ...] | None) -> Iterator[_Change]:
-        """The same record's second half. To expose less is never held; a config that is gone says nothing."""
-        if exposed != self._exposed:
-            yield _Change(Kind.EXPOSED, "", self._exposed, exposed)
-            self._exposed = exposed
+            if key.kind is RecordKind.CONFIG:
+                yield from _parts_changed(key.name, old, new)
 
     def _endpoints_changed(self) -> Iterator[_Change]:
         for address, old, new in self._endpoints.changes():
@@ -310,9 +302,12 @@ class Registry:
         return known
 
 
-def _apiservers(config: Fact | None) -> tuple[Network, ...] | None:
-    """Those that a config record names; None if there is no record."""
-    return read_apiservers(config.record) if config else None
+def _parts_changed(name: str, old: Fact | None, new: Fact | None) -> Iterator[_Change]:
+    """The rest of a config record, which has a value (be it empty) as long as there is the record."""
+    for kind, read in PARTS.items():
+        before, after = (read(one.record) if one else None for one in (old, new))
+        if (before or ()) != (after or ()):
+            yield _Change(kind, name, before, after)
 
 
 def _tally(gone: Iterable[tuple[Kind, Hashable]]) -> Counter[Kind]:

@@ -1,5 +1,7 @@
 """What a node makes for itself: workloads, addresses, routes, routing tables and records."""
 
+from ipaddress import ip_network
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,16 @@ def show_address(world: World, plan: Plan, text: str) -> tuple[str, dict[str, st
     identity, place = ADDRESS_VALUE.unpack(value)
     names = dict([*world.workload_numbers.items(), *world.node_numbers.items()])
     return next(str(name) for name, one in names.items() if one == place), dict(world.labels[identity])
+
+
+def test_what_is_exposed_stands_beside_the_prefixes() -> None:
+    few = (ip_network("10.1.1.0/24"), ip_network("fd00:1::/64"))
+    _, plan = full_world(Event(Kind.EXPOSED, "", few))
+    [shown] = [show_value("fabric", value) for _, value in plan.entries(Table.FABRIC)]
+    assert shown.endswith(" exposed 10.1.1.0/24 fd00:1::/64")
+    _, plan = full_world(Event(Kind.EXPOSED, "", few), Event(Kind.EXPOSED, "", ()))
+    [shown] = [show_value("fabric", value) for _, value in plan.entries(Table.FABRIC)]
+    assert "exposed" not in shown
 
 
 def test_uplinks_are_listed_by_slot() -> None:

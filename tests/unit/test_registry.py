@@ -71,18 +71,30 @@ def test_every_kind_reaches_the_world(node: Follower) -> None:
     assert node.registry.refused == {}
 
 
-def test_the_api_servers_come_and_go_with_the_config_that_names_them(node: Follower) -> None:
+PARTS = {
+    "kube_apiservers": (
+        Kind.APISERVERS,
+        ["192.0.2.7", "2001:db8::7", "192.0.2.7"],
+        ["192.0.2.7", "2001:db8::7"],
+    ),
+    "exposed": (Kind.EXPOSED, ["10.7.0.0/24", "fd00::9/128"], ["10.7.0.0/24", "fd00::9"]),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_the_config_come_and_go_with_it(node: Follower, part: str) -> None:
+    """Empty is what an operator says; gone is what is held."""
+    kind, written, meant = PARTS[part]
     config = {"prefixes": ["10.0.0.0/8", "fd00::/16"]}
-    named = config | {"kube_apiservers": ["192.0.2.7", "2001:db8::7", "192.0.2.7"]}
-    servers = (ip_network("192.0.2.7/32"), ip_network("2001:db8::7/128"))
-    assert node.take(raw("config", named, 50)) == [Event(Kind.APISERVERS, "", servers)]
-    assert node.take(raw("config", config, 51)) == [Event(Kind.APISERVERS, "", ())]
+    named, networks = config | {part: written}, tuple(map(ip_network, meant))
+    assert node.take(raw("config", named, 50)) == [Event(kind, "", networks)]
+    assert node.take(raw("config", config, 51)) == [Event(kind, "", ())]
     assert node.registry.settled
     node.take(raw("config", named, 52))
     assert node.take(gone("config")) == []
     assert "1 of 1 config" in node.registry.held
-    assert node.world.apiservers[""] == servers
-    assert {Event(Kind.PREFIXES, ""), Event(Kind.APISERVERS, "")} <= set(node.registry.release())
+    assert node.world.get(kind, "") == networks
+    assert {Event(Kind.PREFIXES, ""), Event(kind, "")} <= set(node.registry.release())
 
 
 def test_the_hosts_endpoint_alone_knows_its_node(node: Follower) -> None:
@@ -223,6 +235,15 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
             "in a prefix of the fabric",
         ),
         ("config", {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["api"]}, "no IP address"),
+        ("config", {"prefixes": ["10.0.0.0/8"], "exposed": ["11.0.0.0/24"]}, "is in no prefix of the fabric"),
+        ("config", {"prefixes": ["10.0.0.0/8"], "exposed": ["0.0.0.0/0"]}, "is in no prefix of the fabric"),
+        ("config", {"prefixes": ["10.0.0.0/8"], "exposed": ["10.1.1.1/24"]}, "is no prefix"),
+        ("config", {"prefixes": ["10.0.0.0/8"], "exposed": ["10.1.0.0/16", "10.1.1.0/24"]}, "overlap"),
+        (
+            "config",
+            {"prefixes": ["10.0.0.0/8"], "exposed": [f"10.{i}.0.0/16" for i in range(9)]},
+            "9 exposed prefixes (at most 8 are possible)",
+        ),
         ("config", {"prefixes": ["10.0.0.0/8"], "kube_apiservers": ["192.0.2.1"] * 65}, "65 kube_apiservers"),
         ("config", {"prefixes": [f"10.{i}.0.0/16" for i in range(9)]}, "9 prefixes"),
         ("allocations/b", {"blocks": []}, "0 blocks"),
