@@ -166,15 +166,16 @@ static __noinline bool quotes_flow(struct __sk_buff *skb, const struct packet *p
 	return flow && is_current(flow) && is_alive(flow, &quoted);
 }
 
-static __always_inline int judge(const struct packet *p, const struct flow *flow, const struct end *first,
-				 const struct end *second)
+static __always_inline int judge(struct __sk_buff *skb, const struct packet *p, const struct flow *flow,
+				 const struct end *first, const struct end *second)
 {
 	struct service service = {
 		.protocol = p->key.protocol,
+		.first = flow->swapped,
 		.port = port_of(p, !flow->swapped),
 	};
 
-	return evaluate(first, second, &service);
+	return evaluate(skb, p, &service, first, second);
 }
 
 /* 0, or why not. The verdict is about the direction of the first packet, whichever way this one goes. */
@@ -190,7 +191,7 @@ static __noinline int admit(struct __sk_buff *skb, const struct packet *p, const
 		return source->place < FIRST_NODE ? POLICY_EGRESS : POLICY_INGRESS;
 	bool turned = sender_in(&flow, p);
 	const struct end *first = turned ? destination : source, *second = turned ? source : destination;
-	int reason = judge(p, &flow, first, second);
+	int reason = judge(skb, p, &flow, first, second);
 	if (reason) /* a known flow stays, stale: forgotten, it would be the far end's to begin, the other way round */
 		return reason;
 	return p->role == OPENS || known ? record(p, &flow, first, second) : 0;
