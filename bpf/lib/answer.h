@@ -53,8 +53,9 @@ static __always_inline void seen_from_inside(struct packet *p, const struct nat 
 	p->role = ANSWERS;
 }
 
-/* TC_ACT_UNSPEC: not for a workload. */
-static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struct move *move)
+/* Is it for a flow that lives? Then the packet is told of as the flow has it, and the move is how it becomes
+ * that. (Apart from its caller, whose stack is short.) */
+static __noinline bool recognise(struct packet *p, struct move *move)
 {
 	struct guise guise = guise_of(p, destination_end(p));
 	struct flow_key seen = p->key;
@@ -62,12 +63,20 @@ static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struc
 	struct flow *flow = one ? flow_behind(one, &guise) : NULL;
 
 	if (!flow)
-		return TC_ACT_UNSPEC;
+		return false;
 	aim_at(move, &guise, one, true);
 	note_first_fragment(p);
 	if (is_established(flow))
 		promote_nat(&seen, one);
 	seen_from_inside(p, one);
+	return true;
+}
+
+/* TC_ACT_UNSPEC: not for a workload. */
+static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struct move *move)
+{
+	if (!recognise(p, move))
+		return TC_ACT_UNSPEC;
 	int place = find_place(skb, p, ETH_HLEN);
 	if (place < 0)
 		return drop(skb, -place);

@@ -109,13 +109,11 @@ static __always_inline bool take_seat(const struct packet *p, const struct flow 
 }
 
 /* Whole values replace whole values, so that no other CPU sees half of one. */
-static __noinline bool settle(const struct packet *p, const struct flow *flow)
+static __noinline bool settle(const struct packet *p, struct flow *flow)
 {
-	struct flow settled = *flow;
-
 	if (bpf_map_update_elem(&flows, &p->key, flow, BPF_EXIST)) {
-		settled.payer = payer_of(flow);
-		if (!take_seat(p, &settled) && !(make_room() && take_seat(p, &settled)))
+		flow->payer = payer_of(flow);
+		if (!take_seat(p, flow) && !(make_room() && take_seat(p, flow)))
 			return false;
 	}
 	bpf_map_delete_elem(&new_flows, &p->key);
@@ -134,7 +132,7 @@ static __noinline bool unsettle(const struct packet *p, const struct flow *flow)
 	return true;
 }
 
-static __always_inline int put_flow(const struct packet *p, const struct flow *flow)
+static __always_inline int put_flow(const struct packet *p, struct flow *flow)
 {
 	return (is_established(flow) && settle(p, flow)) || unsettle(p, flow) ? 0 : FLOWS_FULL;
 }

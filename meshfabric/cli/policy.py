@@ -40,6 +40,17 @@ COLUMNS = (
     Column("selected", "HERE", right=True),
 )
 
+AUDITS = (
+    Column("last", "LAST"),
+    Column("count", "COUNT", right=True),
+    Column("direction", "DIRECTION"),
+    Column("from", "FROM", wraps=True),
+    Column("to", "TO", wraps=True),
+    Column("what", "WHAT"),
+    Column("policies", "POLICIES", wraps=True),
+    Column("first", "FIRST", spare=1),
+)
+
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="YAML, several documents if you like; - reads stdin.")
 ]
@@ -53,6 +64,15 @@ def list_policies(socket: Socket = SOCKET, output: Output = Format.TABLE) -> Non
     What has expired is not in force.
     """
     print_rows(ask_rows(socket, "policies"), COLUMNS, output, "policies")
+
+
+@policy_app.command("audit")
+def list_audits(socket: Socket = SOCKET, output: Output = Format.TABLE) -> None:
+    """What policies in audit would have stopped on this node, the latest first, since the agent was started.
+
+    A row is for one kind of conversation; POLICIES are those in audit that rule it now.
+    """
+    print_rows(ask_rows(socket, "audits"), AUDITS, output, "audits")
 
 
 @policy_app.command("check")
