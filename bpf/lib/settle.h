@@ -24,6 +24,14 @@ enum sweep_policy {
 	SWEEP_PAUSE_S = 10, /* after a pass that found less, having looked at all: 11 ms for 131,072 flows */
 };
 
+enum { EVERYONE = 0 }; /* in place of a payer; no place is */
+
+/* Who has no room: connections of others may be silent as long as ever. */
+struct crowd {
+	__u64 now_ns;
+	__u32 payer;
+};
+
 static __always_inline struct sweep *last_sweep(void)
 {
 	__u32 only = 0;
@@ -63,44 +71,51 @@ static __always_inline void charge(__u32 payer, __s32 flows)
 }
 
 static long take_out_silent(void *map, const struct flow_key *key, const struct flow *flow,
-			    const __u64 *now_ns)
+			    const struct crowd *crowd)
 {
-	__s64 idle_ns = *now_ns - flow->seen_ns;
+	bool crowded = crowd->payer == EVERYONE || crowd->payer == flow->payer;
+	__s64 idle_ns = crowd->now_ns - flow->seen_ns;
 	struct sweep *sweep = last_sweep();
 
-	if (!sweep || idle_ns <= lifetime_ns(flow, key->protocol, TCP_CROWDED_S))
+	if (!sweep ||
+	    idle_ns <= lifetime_ns(flow, key->protocol, crowded ? TCP_CROWDED_S : TCP_ESTABLISHED_S))
 		return 0;
 	__u32 payer = flow->payer;
-	if (!bpf_map_delete_elem(map, key))
+	if (!bpf_map_delete_elem(&flows, key))
 		charge(payer, -1);
 	return --sweep->wanted == 0;
 }
 
 /* True after a pass; one CPU at a time. */
-static __noinline bool make_room(void)
+static __noinline bool make_room(__u32 payer)
 {
+	struct crowd crowd = {.now_ns = bpf_ktime_get_coarse_ns(), .payer = payer};
 	struct sweep *sweep = last_sweep();
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
 
 	if (!sweep)
 		return false;
 	__u64 begun_ns = *(volatile __u64 *)&sweep->begun_ns;
-	if (begun_ns && now_ns - begun_ns < NS_PER_S * SWEEP_PAUSE_S)
+	if (begun_ns && crowd.now_ns - begun_ns < NS_PER_S * SWEEP_PAUSE_S)
 		return false;
-	if (!__sync_bool_compare_and_swap(&sweep->begun_ns, begun_ns, now_ns))
+	if (!__sync_bool_compare_and_swap(&sweep->begun_ns, begun_ns, crowd.now_ns))
 		return false;
 	sweep->wanted = SWEEP_ENOUGH;
-	bpf_for_each_map_elem(&flows, take_out_silent, &now_ns, 0);
+	bpf_for_each_map_elem(&flows, take_out_silent, &crowd, 0);
 	if (!*(volatile __u32 *)&sweep->wanted)
 		*(volatile __u64 *)&sweep->begun_ns = 0;
 	return true;
 }
 
+static __always_inline bool has_share_left(__u32 payer)
+{
+	__s32 *share = share_of(payer);
+
+	return share && *(volatile __s32 *)share < (__s32)largest_share;
+}
+
 static __always_inline bool take_seat(const struct packet *p, const struct flow *flow)
 {
-	__s32 *share = share_of(flow->payer);
-
-	if (!share || *(volatile __s32 *)share >= (__s32)largest_share)
+	if (!has_share_left(flow->payer))
 		return false;
 	long failed = bpf_map_update_elem(&flows, &p->key, flow, BPF_NOEXIST);
 	if (!failed)
@@ -113,7 +128,8 @@ static __noinline bool settle(const struct packet *p, struct flow *flow)
 {
 	if (bpf_map_update_elem(&flows, &p->key, flow, BPF_EXIST)) {
 		flow->payer = payer_of(flow);
-		if (!take_seat(p, flow) && !(make_room() && take_seat(p, flow)))
+		if (!take_seat(p, flow) &&
+		    !(make_room(has_share_left(flow->payer) ? EVERYONE : flow->payer) && take_seat(p, flow)))
 			return false;
 	}
 	bpf_map_delete_elem(&new_flows, &p->key);

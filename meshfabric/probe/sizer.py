@@ -9,7 +9,7 @@ A lost one says nothing of the path's life: plain probes do (`prober`).
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from meshfabric.probe.search import Search, begin, resume
 
 TURN_S = 1.0
 SEQUENCES = 1 << 32
+PATHS_AT_ONCE = 100  # before others have their turn: less than a ms, also when a probe is due on each
 
 Path = tuple[str, str]  # tunnel device, node
 Aim = Callable[[], tuple[int, Iterable[Target]]]  # the size that uplinks promise, in bytes, and every path
@@ -72,13 +73,16 @@ class Sizer:
         """Until cancelled."""
         with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as link:
             while True:
-                self.turn(link, time.monotonic())
+                for _ in self.turn(link, time.monotonic()):
+                    await asyncio.sleep(0)
                 await asyncio.sleep(TURN_S)
 
-    def turn(self, link: Link, now_s: float) -> None:
-        """Judge the probes of the turn before, and send those that are due."""
+    def turn(self, link: Link, now_s: float) -> Iterator[None]:
+        """Judge the probes of the turn before, and send those that are due; pauses after some paths."""
         self._take_aim()
-        for path, target in self._targets.items():
+        for done, (path, target) in enumerate(self._targets.items()):
+            if done % PATHS_AT_ONCE == PATHS_AT_ONCE - 1:
+                yield
             one = self._sized[path]
             before = one.search
             one.search = before.at(now_s)

@@ -127,7 +127,7 @@ def test_an_uplink_that_takes_less_says_so_to_all(holed: Lab) -> None:
         wanted = underlay_mtu - HEADERS - IPIP
         until(lambda: told(holed, "near")["mtu"] == told(holed, "far")["mtu"] == wanted)
         until(lambda: mtus(holed, "near", "far") == [FOUND, wanted])
-        assert str(wanted) in build.run(holed, POD, ["ip", "link", "show", DEVICE]).stdout
+        until(lambda: f"mtu {wanted} " in build.run(holed, POD, ["ip", "link", "show", DEVICE]).stdout)
     finally:
         build.run(holed, "far", ["ip", "link", "set", "up0", "mtu", "1500"])
     until(lambda: mtus(holed, "near", "far")[1] == MTU, SEARCH_S)

@@ -112,21 +112,25 @@ def test_established_flows_outlive(whole: Rig, compiled: Path, name: str, family
     assert new <= NEW_FLOWS
 
 
+def _host_asks_guest() -> list[tuple[str, bytes]]:
+    """A handshake: devices and what comes from them."""
+    return [
+        ("mfhost1", tcp("host", "guest", PORT, "S", sport=SPORT)),
+        ("mfp3", tcp("guest", "host", SPORT, "SA", sport=PORT)),
+        ("mfhost1", tcp("host", "guest", PORT, "A", sport=SPORT)),
+    ]
+
+
 def test_one_workload_leaves_room_for_others(whole: Rig, compiled: Path) -> None:
     """The host's connection settles though alpha's share is used up, and gives its seat back."""
     whole.reset(crowd())
     with streams(whole, compiled, V4, *FLOODS["UDP, answered"](V4)) as made:
         pour(made, FLOOD)
-    host, guest = "mfhost1", "mfp3"
-    for device, data in (
-        (host, tcp("host", "guest", PORT, "S", sport=SPORT)),
-        (guest, tcp("guest", "host", SPORT, "SA", sport=PORT)),
-        (host, tcp("host", "guest", PORT, "A", sport=SPORT)),
-    ):
+    for device, data in _host_asks_guest():
         assert whole.run("from_workload", frame(data), device).reason == LOCAL
     assert whole.shares() == {ALPHA: SHARE, HOST: 1}
     over = frame(tcp("guest", "host", SPORT, "R", sport=PORT))
-    assert whole.run("from_workload", over, guest).reason == LOCAL
+    assert whole.run("from_workload", over, "mfp3").reason == LOCAL
     assert whole.shares() == {ALPHA: SHARE}
 
 
@@ -190,6 +194,20 @@ def test_of_silent_connections_the_rfc_decides(
     with streams(rig, compiled, V4, *FLOODS["UDP, answered"](V4)) as made:
         pour(made, ROOM + 1000)
     assert _answers(rig, SPORT, V4) == kept
+
+
+def test_whoever_uses_up_his_share_shortens_nobody_elses_silence(whole: Rig, compiled: Path) -> None:
+    """Though what alpha itself has left idle goes, and all that is silent for longer than it may be."""
+    whole.reset(crowd())
+    whole.maps["sweeps"].update(bytes(4), bytes(16))
+    _connect(whole, SPORT, V4)
+    for device, data in _host_asks_guest():
+        assert whole.run("from_workload", frame(data), device).reason == LOCAL
+    whole.age_flows(TCP_LEAST_S + 1)
+    with streams(whole, compiled, V4, *FLOODS["UDP, answered"](V4)) as made:
+        pour(made, SHARE + 1000)
+    assert whole.shares() == {ALPHA: SHARE, HOST: 1}
+    assert not _answers(whole, SPORT, V4)
 
 
 @pytest.mark.parametrize("end", ["FA", "RA"])

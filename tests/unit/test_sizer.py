@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from meshfabric.model.addresses import parse_address
 from meshfabric.probe.prober import Target
 from meshfabric.probe.search import CONFIRM_S, MAX_DOUBTS
-from meshfabric.probe.sizer import TURN_S, Look, Path, Sizer
+from meshfabric.probe.sizer import PATHS_AT_ONCE, TURN_S, Look, Path, Sizer
 
 OURS, THEIRS = parse_address("10.1.1.1"), parse_address("10.1.2.1")
 FLOOR, CEILING = 1320, 1420
@@ -56,7 +56,7 @@ class Stand:
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
-            self.sizer.turn(self.wires, self.now_s)
+            list(self.sizer.turn(self.wires, self.now_s))
             self.now_s += TURN_S
 
 
@@ -120,6 +120,14 @@ def test_another_promise_is_tried() -> None:
     assert stand.wires.sent == [("mfwg00", 8960)]
 
 
+def test_others_have_their_turn_among_many_paths() -> None:
+    many = [RED._replace(device=f"mfwg{number}") for number in range(5 * PATHS_AT_ONCE)]
+    stand = Stand(*many)
+    stand.wires.carries = {target.device: 9000 for target in many}
+    assert len(list(stand.sizer.turn(stand.wires, 0.0))) == 5
+    assert len(stand.wires.sent) == len(many)
+
+
 def test_where_the_promise_is_the_least_there_is_nothing_to_find() -> None:
     stand = Stand(RED, ceiling=FLOOR)
     stand.wires.carries["mfwg00"] = 0
@@ -139,14 +147,14 @@ def test_what_an_earlier_run_found_waits_for_its_path() -> None:
     wires = Wires()
     sizer = Sizer(FLOOR, wires.look, wires.found)
     sizer.resume(RED.path, CEILING, 1376)
-    sizer.turn(wires, 0.0)
+    list(sizer.turn(wires, 0.0))
     sizer.aim(lambda: (CEILING, []))
-    sizer.turn(wires, 1.0)
+    list(sizer.turn(wires, 1.0))
     assert (wires.sent, wires.told) == ([], [])
     wires.carries["mfwg00"] = 1376
     sizer.aim(lambda: (CEILING, [RED]))
     for turn in range(2, 20):
-        sizer.turn(wires, turn)
+        list(sizer.turn(wires, turn))
     assert (wires.sent[0], wires.told) == (("mfwg00", CEILING), [])
 
 
