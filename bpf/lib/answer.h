@@ -53,12 +53,43 @@ static __always_inline void seen_from_inside(struct packet *p, const struct nat 
 	p->role = ANSWERS;
 }
 
+/* The end of a packet from the world. Who sent it is told by whom it was for: the name of the node, or an exposed
+ * one, which the uplink's program lets pass by its mark. */
+static __noinline int complain_abroad(struct __sk_buff *skb, const struct packet *p, __u32 place, __u32 mtu)
+{
+	int verdict = drop(skb, mtu ? TOO_BIG : TTL_EXPIRED);
+	struct addr speaker = addr_of(p, destination_end(p));
+
+	if (!may_be_told(p))
+		return verdict;
+	if (!spend_token(place)) {
+		count(skb, ERROR_WITHHELD);
+		return verdict;
+	}
+	if (!write_error(skb, p, mtu, &speaker))
+		return verdict;
+	count(skb, mtu ? TOO_BIG_TOLD : EXPIRED_TOLD);
+	skb->mark = fabric_mark;
+	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
+}
+
+/* Does it go no further than here, and by which MTU (NO_HOP_LEFT: by none)? */
+static __always_inline bool ends_here(struct __sk_buff *skb, const struct packet *p, __u32 place, __u32 *mtu)
+{
+	struct workload *workload = bpf_map_lookup_elem(&workloads, &place);
+
+	*mtu = workload && p->ttl > 1 ? workload->mtu : NO_HOP_LEFT;
+	return p->ttl <= 1 || (workload && is_too_big(skb, p, ETH_HLEN, workload->mtu));
+}
+
 /* TC_ACT_UNSPEC: not for a workload. */
 static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struct move *move)
 {
 	struct guise guise = guise_of(p, destination_end(p));
 	struct flow_key seen = p->key;
+	__u8 swapped = p->swapped, role = p->role;
 	struct nat *one = nat_of(&seen);
+	__u32 mtu;
 
 	if (!one || !flow_behind(one, &guise))
 		return TC_ACT_UNSPEC;
@@ -69,6 +100,12 @@ static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struc
 	int place = find_place(skb, p, ETH_HLEN);
 	if (place < 0)
 		return drop(skb, -place);
+	if (ends_here(skb, p, place, &mtu)) {
+		p->key = seen;
+		p->swapped = swapped;
+		p->role = role;
+		return complain_abroad(skb, p, place, mtu);
+	}
 	if (!move_end(skb, p, ETH_HLEN, move))
 		return drop(skb, MALFORMED);
 	return to_local(skb, p, ETH_HLEN, place, RECEIVING);
@@ -142,6 +179,7 @@ __noinline int from_world_bare(struct __sk_buff *skb)
 {
 	struct packet p;
 	int reason = parse_frame(skb, &p);
+	__u32 mtu;
 
 	if (reason)
 		return drop(skb, reason);
@@ -151,6 +189,8 @@ __noinline int from_world_bare(struct __sk_buff *skb)
 	if (place < 0)
 		return drop(skb, -place);
 	note_first_fragment(&p);
+	if (ends_here(skb, &p, place, &mtu))
+		return complain_abroad(skb, &p, place, mtu);
 	return to_local(skb, &p, ETH_HLEN, place, RECEIVING);
 }
 
