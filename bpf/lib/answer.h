@@ -53,6 +53,35 @@ static __always_inline void seen_from_inside(struct packet *p, const struct nat 
 	p->role = ANSWERS;
 }
 
+/* The end of a packet from the world. Who sent it is told by whom it was for: the name of the node, or an exposed
+ * one, which the uplink's program lets pass by its mark. */
+static __noinline int complain_abroad(struct __sk_buff *skb, const struct packet *p, __u32 place, __u32 mtu)
+{
+	int verdict = drop(skb, mtu ? TOO_BIG : TTL_EXPIRED);
+	struct addr speaker = addr_of(p, destination_end(p));
+
+	if (!may_be_told(p))
+		return verdict;
+	if (!spend_token(place)) {
+		count(skb, ERROR_WITHHELD);
+		return verdict;
+	}
+	if (!write_error(skb, p, mtu, &speaker))
+		return verdict;
+	count(skb, mtu ? TOO_BIG_TOLD : EXPIRED_TOLD);
+	skb->mark = fabric_mark;
+	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
+}
+
+/* Does it go no further than here, and by which MTU (NO_HOP_LEFT: by none)? */
+static __always_inline bool ends_here(struct __sk_buff *skb, const struct packet *p, __u32 place, __u32 *mtu)
+{
+	struct workload *workload = bpf_map_lookup_elem(&workloads, &place);
+
+	*mtu = workload && p->ttl > 1 ? workload->mtu : NO_HOP_LEFT;
+	return p->ttl <= 1 || (workload && is_too_big(skb, p, ETH_HLEN, workload->mtu));
+}
+
 /* Is it for a flow that lives? Then the packet is told of as the flow has it, and the move is how it becomes
  * that. (Apart from its caller, whose stack is short.) */
 static __noinline bool recognise(struct packet *p, struct move *move)
@@ -75,11 +104,18 @@ static __noinline bool recognise(struct packet *p, struct move *move)
 /* TC_ACT_UNSPEC: not for a workload. */
 static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struct move *move)
 {
+	__u32 mtu;
+
 	if (!recognise(p, move))
 		return TC_ACT_UNSPEC;
 	int place = find_place(skb, p, ETH_HLEN);
 	if (place < 0)
 		return drop(skb, -place);
+	if (ends_here(skb, p, place, &mtu)) {
+		if (parse_frame(skb, p)) /* as the world sent it, which it still is */
+			return drop(skb, MALFORMED);
+		return complain_abroad(skb, p, place, mtu);
+	}
 	if (!move_end(skb, p, ETH_HLEN, move))
 		return drop(skb, MALFORMED);
 	return to_local(skb, p, ETH_HLEN, place, RECEIVING);
@@ -153,6 +189,7 @@ __noinline int from_world_bare(struct __sk_buff *skb)
 {
 	struct packet p;
 	int reason = parse_frame(skb, &p);
+	__u32 mtu;
 
 	if (reason)
 		return drop(skb, reason);
@@ -162,6 +199,8 @@ __noinline int from_world_bare(struct __sk_buff *skb)
 	if (place < 0)
 		return drop(skb, -place);
 	note_first_fragment(&p);
+	if (ends_here(skb, &p, place, &mtu))
+		return complain_abroad(skb, &p, place, mtu);
 	return to_local(skb, &p, ETH_HLEN, place, RECEIVING);
 }
 

@@ -8,6 +8,8 @@
  *      workload --packet--> drop, TOO_BIG or TTL_EXPIRED
  *               <--ICMP from the gateway, quoting it, TOO_BIG_TOLD or EXPIRED_TOLD
  *
+ * (answer.h does the same for the world, in the name of whom it spoke to.)
+ *
  * Nobody is told anything about an ICMP error or a later fragment (RFC 1812,
  * 4.3.2.7; RFC 4443, 2.4 (e)); what goes to many never comes this far. All
  * of it is rare: nothing here is on the way of a packet that is forwarded.
@@ -115,7 +117,7 @@ static __always_inline bool become_error(struct __sk_buff *skb, const void *head
 }
 
 static __always_inline bool write_error4(struct __sk_buff *skb, const struct packet *p, __u32 mtu,
-					 const struct quote *quote, __u32 length)
+					 const struct addr *speaker, const struct quote *quote, __u32 length)
 {
 	struct addr asker = addr_of(p, source_end(p));
 	struct error4 error = {
@@ -125,7 +127,7 @@ static __always_inline bool write_error4(struct __sk_buff *skb, const struct pac
 		       .tot_len = bpf_htons(sizeof(error) + length),
 		       .ttl = ERROR_TTL,
 		       .protocol = IPPROTO_ICMP,
-		       .saddr = GATEWAY4,
+		       .saddr = speaker->word[3],
 		       .daddr = asker.word[3]},
 		.icmp = {.type = mtu ? ICMP_DEST_UNREACH : ICMP_TIME_EXCEEDED,
 			 .code = mtu ? FRAGMENTATION_NEEDED : 0,
@@ -139,9 +141,8 @@ static __always_inline bool write_error4(struct __sk_buff *skb, const struct pac
 }
 
 static __always_inline bool write_error6(struct __sk_buff *skb, const struct packet *p, __u32 mtu,
-					 const struct quote *quote, __u32 length)
+					 const struct addr *speaker, const struct quote *quote, __u32 length)
 {
-	const struct addr gateway = GATEWAY6;
 	struct addr asker = addr_of(p, source_end(p));
 	struct error6 error = {
 		.ip = {.version = 6,
@@ -152,7 +153,7 @@ static __always_inline bool write_error6(struct __sk_buff *skb, const struct pac
 	};
 	__be32 pseudo[] = {bpf_htonl(sizeof(error.icmp) + length), bpf_htonl(IPPROTO_ICMPV6)};
 
-	__builtin_memcpy(&error.ip.saddr, &gateway, sizeof(gateway));
+	__builtin_memcpy(&error.ip.saddr, speaker, sizeof(*speaker));
 	__builtin_memcpy(&error.ip.daddr, &asker, sizeof(asker));
 	__s64 sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
 	sum = bpf_csum_diff(NULL, 0, (void *)&error.ip.saddr, 2 * sizeof(struct addr) + sizeof(error.icmp),
@@ -161,7 +162,8 @@ static __always_inline bool write_error6(struct __sk_buff *skb, const struct pac
 	return become_error(skb, &error, sizeof(error), quote, length);
 }
 
-static __always_inline bool write_error(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
+static __always_inline bool write_error(struct __sk_buff *skb, const struct packet *p, __u32 mtu,
+					const struct addr *speaker)
 {
 	__u32 only = 0;
 	struct quote *quote = bpf_map_lookup_elem(&quotes, &only);
@@ -169,8 +171,8 @@ static __always_inline bool write_error(struct __sk_buff *skb, const struct pack
 
 	if (!length)
 		return false;
-	return p->version == 4 ? write_error4(skb, p, mtu, quote, length)
-			       : write_error6(skb, p, mtu, quote, length);
+	return p->version == 4 ? write_error4(skb, p, mtu, speaker, quote, length)
+			       : write_error6(skb, p, mtu, speaker, quote, length);
 }
 
 /* The end of a workload's packet: too big for `mtu`, or its hops are used up (NO_HOP_LEFT). */
@@ -187,7 +189,8 @@ static __noinline int complain(struct __sk_buff *skb, const struct packet *p, __
 		count(skb, ERROR_WITHHELD);
 		return verdict;
 	}
-	if (!write_error(skb, p, mtu) || !set_link_header(skb, sender->mac, p->version))
+	struct addr gateway = gateway_address(p->version);
+	if (!write_error(skb, p, mtu, &gateway) || !set_link_header(skb, sender->mac, p->version))
 		return verdict;
 	return send_marked(skb, ifindex, mtu ? TOO_BIG_TOLD : EXPIRED_TOLD);
 }

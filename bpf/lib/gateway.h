@@ -13,6 +13,13 @@
 #define GATEWAY4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
 #define GATEWAY6 {.byte = {0xfe, 0x80, [14] = 0x6d, [15] = 0x66}} /* fe80::6d66 */
 
+static __always_inline struct addr gateway_address(__u8 version)
+{
+	const struct addr v4 = {.word = {[2] = V4_MAPPED, [3] = GATEWAY4}}, v6 = GATEWAY6;
+
+	return version == 4 ? v4 : v6;
+}
+
 static __always_inline void copy_gateway_mac(__u8 *to)
 {
 	for (int i = 0; i < ETH_ALEN; i++)

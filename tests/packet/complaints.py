@@ -22,30 +22,32 @@ def may_be_told(packet: Packet) -> bool:
     return packet.role in ("opens", "answers") and not packet.later_fragment
 
 
-def complaint(packet: Packet, data: bytes, reason: Reason, mtu: int, mac: str) -> bytes:
-    """The frame that tells the workload `mac` why its packet went nowhere."""
+def complaint(packet: Packet, data: bytes, reason: Reason, mtu: int, mac: str, speaker: str = "") -> bytes:
+    """The frame that tells `mac` why its packet went nowhere; the gateway speaks, if nobody else does."""
     body = data[packet.l3 : packet.l3 + packet.length]
     destination = bytes.fromhex(mac.replace(":", ""))
     if packet.source.version == 4:
-        return destination + GATEWAY_MAC + b"\x08\x00" + _error4(packet, body, reason, mtu)
-    return destination + GATEWAY_MAC + b"\x86\xdd" + _error6(packet, body, reason, mtu)
+        source = IPv4Address(speaker) if speaker else GATEWAY4
+        return destination + GATEWAY_MAC + b"\x08\x00" + _error4(packet, body, reason, mtu, source)
+    source6 = IPv6Address(speaker) if speaker else GATEWAY6
+    return destination + GATEWAY_MAC + b"\x86\xdd" + _error6(packet, body, reason, mtu, source6)
 
 
-def _error4(packet: Packet, body: bytes, reason: Reason, mtu: int) -> bytes:
+def _error4(packet: Packet, body: bytes, reason: Reason, mtu: int, speaker: IPv4Address) -> bytes:
     quote = body[: LONGEST4 - HEADERS4 - 8]
     kind, code = (3, 4) if reason is Reason.TOO_BIG else (11, 0)
     told = mtu if reason is Reason.TOO_BIG else 0
     message = _summed(pack("!BBHHH", kind, code, 0, 0, told) + quote, 2)
-    ends = GATEWAY4.packed + packet.source.packed
+    ends = speaker.packed + packet.source.packed
     head = pack("!BBHHHBBH", 0x45, 0xC0, HEADERS4 + len(message), 0, 0, 64, ICMP, 0) + ends
     return _summed(head, 10) + message
 
 
-def _error6(packet: Packet, body: bytes, reason: Reason, mtu: int) -> bytes:
+def _error6(packet: Packet, body: bytes, reason: Reason, mtu: int, speaker: IPv6Address) -> bytes:
     quote = body[: LONGEST6 - HEADERS6 - 8]
     kind = 2 if reason is Reason.TOO_BIG else 3
     message = pack("!BBHI", kind, 0, 0, mtu if reason is Reason.TOO_BIG else 0) + quote
-    ends = GATEWAY6.packed + packet.source.packed
+    ends = speaker.packed + packet.source.packed
     pseudo = ends + pack("!II", len(message), ICMPV6)
     message = _summed(pseudo + message, len(pseudo) + 2)[len(pseudo) :]
     return pack("!IHBB", 6 << 28, len(message), ICMPV6, 64) + ends + message

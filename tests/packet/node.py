@@ -30,6 +30,7 @@ from meshfabric.kernel.pairs import PairKind
 from meshfabric.model import tables
 from meshfabric.model.tables import PATH, Reason
 from tests.features import requires
+from tests.packet import outside
 from tests.packet import world as fabric
 from tests.packet.arena import Arena, Namespace
 from tests.packet.frames import V4, V6, address
@@ -83,7 +84,7 @@ class Node:
     def __init__(self, place: Arena, stack: ExitStack, kinds: tuple[str, ...]) -> None:
         self.place, self.world = place, fabric.standard()
         self.kinds = dict(zip(PODS, kinds, strict=False))
-        self.datapath = stack.enter_context(place.load({"recent": 262144}))
+        self.datapath = stack.enter_context(place.load({"recent": 262144}, outside.SETTINGS))
         self.pods = {name: self._pod(name, device, stack) for name, device in PODS.items()}
         self.tunnels = {name: place.run(Queue, name, IFF_TUN) for name in TUNNELS}
         self.guest = place.run(Queue, "mfp3", IFF_TAP)

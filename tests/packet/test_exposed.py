@@ -24,11 +24,13 @@ from tests.packet.abroad import (
     refused,
 )
 from tests.packet.arena import Arena, arena
-from tests.packet.frames import FROM_PORT, V4, V6, echo, frame, ip, tcp, udp
-from tests.packet.oracle import NEXT, REDIRECT
+from tests.packet.complaints import complaint
+from tests.packet.frames import FROM_PORT, POD_MAC, V4, V6, address, echo, frame, ip, tcp, udp
+from tests.packet.headers import parse
+from tests.packet.oracle import NEXT, REDIRECT, TOLD
 from tests.packet.outside import BANNED, NODE, REMOTE, expose, open_to_world, translations
 from tests.packet.rig import MARK, SIZES, Rig, Run
-from tests.packet.world import ALPHA, GUEST, Rule, World, standard
+from tests.packet.world import ALPHA, GUEST, GUEST_MTU, POD_MTU, Rule, World, standard
 
 
 @pytest.fixture
@@ -45,10 +47,10 @@ def bare(run: Run) -> bytes:
     return run.packet[LINK:]
 
 
-def passes(rig: Rig, packet: bytes, mark: int = MARK) -> bool:
+def passes(rig: Rig, packet: bytes) -> bool:
     """Through the uplink's program, on its way out."""
-    run = rig.run("to_uplink", frame(packet), "up0", mark=mark)
-    return (run.action, run.counted, run.mark) == (NEXT, {}, 0)
+    run = rig.run("to_uplink", frame(packet), "up0", mark=MARK)
+    return (run.action, run.counted) == (NEXT, {})
 
 
 @FAMILIES
@@ -143,8 +145,6 @@ INWARD: dict[str, tuple[Callable[[int], bytes], Reason]] = {
         lambda f: udp({V4: "169.254.1.1", V6: "fe80::6d66"}[f], "guest", 53, family=f),
         Reason.SPOOFED_SOURCE,
     ),
-    "no hop left": (lambda f: udp(REMOTE[f], "guest", 53, family=f, ttl=1), Reason.TTL_EXPIRED),
-    "too big": (lambda f: udp(REMOTE[f], "guest", 53, 1300, family=f), Reason.TOO_BIG),
 }
 
 
@@ -154,6 +154,28 @@ def test_what_does_not_come_in(rig: Rig, exposed: World, family: int, name: str)
     packet, reason = INWARD[name]
     run = arrive(rig, packet(family))
     assert refused(run, reason), run.counted
+
+
+@FAMILIES
+@pytest.mark.parametrize("reason", [Reason.TOO_BIG, Reason.TTL_EXPIRED], ids=lambda reason: reason.name)
+@pytest.mark.parametrize("name", ["guest", "a guise"])
+def test_the_world_is_told_what_goes_no_further(
+    rig: Rig, exposed: World, family: int, reason: Reason, name: str
+) -> None:
+    """By whom it spoke to."""
+    to, port, size = address("guest", family), 53, 1300
+    if name == "a guise":
+        change(rig, exposed, lambda world: setattr(world, "exposed", ()))
+        guise = guise_of(leave(rig, udp("alpha", REMOTE[family], 9, family=family)))
+        to, port, size = NODE[family], guise, 1400
+    size, ttl = (size, 64) if reason is Reason.TOO_BIG else (5, 1)
+    packet = udp(REMOTE[family], to, port, size, sport=9, family=family, ttl=ttl)
+    run = arrive(rig, packet)
+    assert (run.action, run.reason, run.told) == (REDIRECT, reason, TOLD[reason])
+    assert passes(rig, run.packet[LINK:])
+    asked = parse(frame(packet), LINK, family)
+    mtu = POD_MTU if name == "a guise" else GUEST_MTU
+    assert run.packet[LINK:] == complaint(asked, frame(packet), reason, mtu, POD_MAC, to)[LINK:]
 
 
 def test_an_exposed_address_of_another_node_is_not_carried_on(rig: Rig, exposed: World) -> None:
