@@ -167,7 +167,8 @@ def rows_of(trials: Sequence[Trial]) -> Iterator[Row]:
     )
     for name in filter(silent.get, OURS_ALL):
         ours = [one.outage_ms for one in silent[name]]
-        title = f"silent, both ways: {titles[name].title}"
+        still = sum(not one.over for one in silent[name])
+        title = f"silent, both ways: {titles[name].title}" + (f" ({still} still out)" if still else "")
         yield row(f"{title}, median", ours, "ms", goal=at_most(MEDIAN_GOAL_MS))
         yield row(f"{title}, worst", [max(ours)], "ms", goal=at_most(WORST_GOAL_MS))
         for other in filter(silent.get, SAME_INTERVAL):
@@ -187,7 +188,7 @@ def show(trials: Sequence[Trial]) -> list[Row]:
     """Print what was measured; the goals."""
     titles = {name: one.title for name, one in contenders().items()}
     print(table(trials, titles, {name: one.title for name, one in FAILURES.items()}, OURS))
-    print(f"the senders' own worst pause was {max(one.pause_ms for one in trials):.1f} ms\n")
+    print()
     goals = list(rows_of(trials))
     print(row_table(goals), flush=True)
     return goals
