@@ -37,7 +37,7 @@ WATCH_S = 2.0
 FIRST_S = 1.0
 """Before a failure is over, so that traffic had time to leave."""
 SETTLE_S = 60.0
-RAISE_S, TRIAL_S = 10.0, 6.0
+RAISE_S, TRIAL_S = 10.0, 8.0
 """For the estimate alone: what a lab takes, and what a trial does beside being watched."""
 OURS = "ours"
 OURS_ALL = ("ours", "ours-stopped", "ours-killed")
