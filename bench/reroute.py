@@ -68,8 +68,10 @@ def asked(argv: Sequence[str]) -> Wanted:
     parser = argparse.ArgumentParser(prog="python -m bench.reroute", description=__doc__.partition("\n")[0])
     everybody = contenders()
     parser.add_argument("--runs", type=_count, default=RUNS, metavar="N", help="of each failure")
-    parser.add_argument("--of", nargs="+", choices=everybody, default=list(everybody), metavar="NAME")
-    parser.add_argument("--failure", nargs="+", choices=FAILURES, default=list(FAILURES), metavar="NAME")
+    for option, known in (("--of", everybody), ("--failure", FAILURES)):
+        parser.add_argument(
+            option, nargs="+", choices=known, default=list(known), metavar="NAME", help=", ".join(known)
+        )
     parser.add_argument("--watch-s", type=float, default=WATCH_S, metavar="S", help="after each failure")
     given = parser.parse_args(argv)
     return Wanted(
