@@ -18,7 +18,9 @@ import msgspec
 
 PACE_NS = 1_000_000
 NS_PER_MS = 1_000_000
-HEAD = ("", "outage, ms", "lost", "TCP finished", "times ours")
+WHOLE_FROM = 10
+"""Ratios from here on are shown without a fraction."""
+HEAD = ("", "outage, ms", "lost", "TCP finished", "times ours", "sender's pause, ms")
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -143,7 +145,8 @@ def ratio(trials: Sequence[Trial], base: Sequence[Trial]) -> str:
     if not below.ms or (not above.over and not below.over):
         return ""
     sign = "> " if not above.over else "< " if not below.over else ""
-    return f"{sign}{above.ms / below.ms:.2g}"
+    times = above.ms / below.ms
+    return f"{sign}{times:,.0f}" if times >= WHOLE_FROM else f"{sign}{times:.2g}"
 
 
 def _cells(found: Sequence[Trial], base: Sequence[Trial]) -> tuple[str, ...]:
@@ -155,6 +158,7 @@ def _cells(found: Sequence[Trial], base: Sequence[Trial]) -> tuple[str, ...]:
         f"{median(losses):,.0f} [{min(losses):,} - {max(losses):,}]",
         f"{sum(one.finished for one in found)} of {len(found)}",
         ratio(found, base) if base else "",
+        f"{max(one.pause_ms for one in found):,.0f}",
     )
 
 

@@ -37,7 +37,7 @@ WATCH_S = 2.0
 FIRST_S = 1.0
 """Before a failure is over, so that traffic had time to leave."""
 SETTLE_S = 60.0
-RAISE_S, TRIAL_S = 10.0, 6.0
+RAISE_S, TRIAL_S = 10.0, 8.0
 """For the estimate alone: what a lab takes, and what a trial does beside being watched."""
 OURS = "ours"
 OURS_ALL = ("ours", "ours-stopped", "ours-killed")
@@ -68,8 +68,10 @@ def asked(argv: Sequence[str]) -> Wanted:
     parser = argparse.ArgumentParser(prog="python -m bench.reroute", description=__doc__.partition("\n")[0])
     everybody = contenders()
     parser.add_argument("--runs", type=_count, default=RUNS, metavar="N", help="of each failure")
-    parser.add_argument("--of", nargs="+", choices=everybody, default=list(everybody), metavar="NAME")
-    parser.add_argument("--failure", nargs="+", choices=FAILURES, default=list(FAILURES), metavar="NAME")
+    for option, known in (("--of", everybody), ("--failure", FAILURES)):
+        parser.add_argument(
+            option, nargs="+", choices=known, default=list(known), metavar="NAME", help=", ".join(known)
+        )
     parser.add_argument("--watch-s", type=float, default=WATCH_S, metavar="S", help="after each failure")
     given = parser.parse_args(argv)
     return Wanted(
@@ -167,7 +169,8 @@ def rows_of(trials: Sequence[Trial]) -> Iterator[Row]:
     )
     for name in filter(silent.get, OURS_ALL):
         ours = [one.outage_ms for one in silent[name]]
-        title = f"silent, both ways: {titles[name].title}"
+        still = sum(not one.over for one in silent[name])
+        title = f"silent, both ways: {titles[name].title}" + (f" ({still} still out)" if still else "")
         yield row(f"{title}, median", ours, "ms", goal=at_most(MEDIAN_GOAL_MS))
         yield row(f"{title}, worst", [max(ours)], "ms", goal=at_most(WORST_GOAL_MS))
         for other in filter(silent.get, SAME_INTERVAL):
@@ -187,7 +190,7 @@ def show(trials: Sequence[Trial]) -> list[Row]:
     """Print what was measured; the goals."""
     titles = {name: one.title for name, one in contenders().items()}
     print(table(trials, titles, {name: one.title for name, one in FAILURES.items()}, OURS))
-    print(f"the senders' own worst pause was {max(one.pause_ms for one in trials):.1f} ms\n")
+    print()
     goals = list(rows_of(trials))
     print(row_table(goals), flush=True)
     return goals

@@ -134,12 +134,12 @@ def test_the_table_has_a_block_for_each_failure_that_was_made() -> None:
         given, {"a": "Ours", "b": "Other"}, {"silent": "Cut", "down": "Down", "loss": "Loss"}, "a"
     )
     assert [" ".join(line.split()) for line in shown.splitlines()] == [
-        "outage, ms lost TCP finished times ours",
+        "outage, ms lost TCP finished times ours sender's pause, ms",
         "Cut",
-        "Ours 25 [20 - 30] 25 [20 - 30] 3 of 3 1",
-        "Other > 2,000 [> 2,000 - > 2,000] 2,000 [2,000 - 2,000] 0 of 3 > 80",
+        "Ours 25 [20 - 30] 25 [20 - 30] 3 of 3 1 0",
+        "Other > 2,000 [> 2,000 - > 2,000] 2,000 [2,000 - 2,000] 0 of 3 > 80 0",
         "Down",
-        "Other 7 [7 - 7] 7 [7 - 7] 1 of 1",
+        "Other 7 [7 - 7] 7 [7 - 7] 1 of 1 0",
     ]
     assert len({len(line) for line in shown.splitlines() if "of" in line and "Ours" in line}) == 1
 
@@ -164,6 +164,7 @@ def test_goals_are_told_for_what_was_measured() -> None:
 def test_an_outage_that_did_not_end_meets_no_goal() -> None:
     told = list(reroute.rows_of(trials("ours-killed", 2000, over=False)))
     assert [one.met for one in told] == [False, False, False]
+    assert "1 still out" in told[0].name
 
 
 @pytest.mark.parametrize("name", list(routers.routers()))
