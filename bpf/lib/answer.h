@@ -35,6 +35,19 @@ static __always_inline struct flow *flow_behind(const struct nat *one, const str
 	return flow && goes_by(flow, guise) && !is_over(flow, one->flow.protocol) ? flow : NULL;
 }
 
+/* The first answer: out of the table that a flood may sweep. */
+static __noinline bool promote_nat(const struct flow_key *seen)
+{
+	struct nat *one = bpf_map_lookup_elem(&new_nat, seen);
+
+	if (!one)
+		return false;
+	struct nat answered = *one;
+	if (bpf_map_update_elem(&nat, seen, &answered, BPF_NOEXIST))
+		return false;
+	return !bpf_map_delete_elem(&new_nat, seen);
+}
+
 static __always_inline void aim_at(struct move *move, const struct guise *guise, const struct nat *one,
 				   bool destination)
 {
@@ -69,7 +82,7 @@ static __noinline int complain_abroad(struct __sk_buff *skb, const struct packet
 	if (!write_error(skb, p, mtu, &speaker))
 		return verdict;
 	count(skb, mtu ? TOO_BIG_TOLD : EXPIRED_TOLD);
-	skb->mark = fabric_mark;
+	skb->mark = is_exposed(&speaker) ? fabric_mark : 0;
 	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 }
 
@@ -95,11 +108,11 @@ static __noinline int take_answer(struct __sk_buff *skb, struct packet *p, struc
 		return TC_ACT_UNSPEC;
 	aim_at(move, &guise, one, true);
 	note_first_fragment(p);
-	promote_nat(&seen, one);
 	seen_from_inside(p, one);
 	int place = find_place(skb, p, ETH_HLEN);
 	if (place < 0)
 		return drop(skb, -place);
+	promote_nat(&seen);
 	if (ends_here(skb, p, place, &mtu)) {
 		p->key = seen;
 		p->swapped = swapped;
