@@ -15,6 +15,7 @@ struct layout {
 	struct path path;
 	struct policy_key policy_key;
 	struct policy_value policy_value;
+	struct audit audit;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct nat nat;
@@ -31,6 +32,7 @@ struct layout {
 	enum probe_port probe_port;
 	enum delivery delivery;
 	enum direction direction;
+	enum direction_flag direction_flag;
 	enum peer peer;
 	enum verdict verdict;
 	enum reason reason;

@@ -186,7 +186,7 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 	if (!find_end(p, destination_end(p), to, &destination) || !destination.place ||
 	    destination.place >= FIRST_NODE)
 		return -NOT_OURS;
-	int reason = admit_by_policy(p, &source, &destination);
+	int reason = admit_by_policy(skb, p, &source, &destination);
 	return reason ? -reason : (int)destination.place;
 }
 

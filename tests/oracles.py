@@ -8,18 +8,20 @@ gave out their numbers in another order can be compared.
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
+from itertools import product
 from typing import Any
 
 from meshfabric.model.addresses import Network
 from meshfabric.model.labels import Labels
 from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Plan, Table
-from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier
+from meshfabric.model.policy import Action, Entity, Mode, Peer, Policy, Rule, Tier
 from meshfabric.model.ports import PROTOCOLS
 from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
+    AUDITING,
     FABRIC_HEAD,
     FIRST_NODE,
     NUMBER,
@@ -51,26 +53,30 @@ def says_who(
     direction: Direction,
     packet: tuple[int, int],
     apiservers: Iterable[Network] = (),
+    modes: Iterable[Mode] = (Mode.ENFORCE,),
 ) -> bool:
-    """Whether documents let `subject` exchange the packet (protocol, port) with `peer`.
+    """Whether documents of these modes let `subject` exchange the packet (protocol, port) with `peer`.
 
     One tier after the other; `own_host` are the labels of the host that the subject is on.
     """
+    policies = [policy for policy in policies if policy.mode in modes]
     asked = [policy for policy in policies if MEANING[policy.select](dict(subject))]
     asked = [policy for policy in asked if _rules(policy, direction) is not None]
 
-    def actions(tier: Tier, priority: int | None = None) -> set[Action]:
+    def actions(tier: Tier, priority: int | None = None, place: int = 0) -> set[Action]:
         return {
             rule.action
             for policy in asked
             if policy.tier is tier and priority in (None, policy.priority)
-            for rule in _rules(policy, direction) or ()
+            for number, rule in enumerate(_rules(policy, direction) or ())
+            if place == (number if policy.first_match else 0)
             if _covers_peer(rule, own_host, peer, apiservers)
             and _covers_port(rule, subject if direction is Direction.INGRESS else peer, packet)
         }
 
-    for priority in sorted({policy.priority for policy in asked}):
-        said = actions(Tier.ADMIN, priority)
+    ranks = sorted(product({policy.priority for policy in asked}, range(longest(asked, direction))))
+    for priority, place in ranks:
+        said = actions(Tier.ADMIN, priority, place)
         if Action.DENY in said:
             return False
         if Action.PASS in said:
@@ -87,11 +93,16 @@ def says_who(
         ingress = direction is Direction.INGRESS
         rest = {policy.ingress_default if ingress else policy.egress_default for policy in normal}
         return rest == {Action.ALLOW}
-    for priority in sorted({policy.priority for policy in asked}):
-        said = actions(Tier.BASELINE, priority)
+    for priority, place in ranks:
+        said = actions(Tier.BASELINE, priority, place)
         if said:
             return Action.DENY not in said
     return True
+
+
+def longest(policies: Iterable[Policy], direction: Direction) -> int:
+    """How many rules one of them has at most for a direction."""
+    return max((len(_rules(policy, direction) or ()) for policy in policies), default=0)
 
 
 def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
@@ -138,20 +149,37 @@ def asks_table(
     table: Mapping[bytes, bytes],
     subject: int,
     peer: int,
-    direction: Direction,
+    direction: int,
     packet: tuple[int, int],
     anyone: int = ANYONE,
 ) -> bool:
     """The datapath's rule: longest prefix for each of peer and anyone, then precedence, then denial."""
     found = [lookup(table, subject, one, direction, packet) for one in {peer, anyone}]
-    verdicts = [POLICY_VALUE.unpack(value) for value in found if value is not None]
+    verdicts = [POLICY_VALUE.unpack(value)[:2] for value in found if value is not None]
     best = max((precedence for precedence, _ in verdicts), default=-1)
     winners = {verdict for precedence, verdict in verdicts if precedence == best}
     return winners == {Verdict.ALLOW}
 
 
+def audits_table(
+    table: Mapping[bytes, bytes],
+    subject: int,
+    peer: int,
+    direction: Direction,
+    packet: tuple[int, int],
+    anyone: int = ANYONE,
+) -> bool:
+    """Whether the datapath tells of the packet: what allows it is audited, and under audit it is denied."""
+    found = [lookup(table, subject, one, direction, packet) for one in (anyone, peer)]
+    audited = {bool(POLICY_VALUE.unpack(value)[2]) for value in found if value is not None}
+    assert len(audited) <= 1, "all entries of a subject and direction, or none"
+    if audited != {True} or not asks_table(table, subject, peer, direction, packet, anyone):
+        return False
+    return not asks_table(table, subject, peer, direction | AUDITING, packet, anyone)
+
+
 def lookup(
-    table: Mapping[bytes, bytes], subject: int, peer: int, direction: Direction, packet: tuple[int, int]
+    table: Mapping[bytes, bytes], subject: int, peer: int, direction: int, packet: tuple[int, int]
 ) -> bytes | None:
     """An LPM trie's look-up (kernel, lpm_trie.c): the bits count from the first byte after the length."""
     protocol, port = packet
@@ -169,13 +197,24 @@ def _bits(key: bytes, length: int) -> int:
 
 
 def enforces(
-    world: World, subject: Labels, peer: Whom, direction: Direction, packet: tuple[int, int]
+    world: World,
+    subject: Labels,
+    peer: Whom,
+    direction: Direction,
+    packet: tuple[int, int],
+    modes: Iterable[Mode] = (Mode.ENFORCE,),
 ) -> bool:
     """What a node enforces for one of its workloads: the documents, and that the host may reach it."""
     host = world.workloads.get(world.node)
     own_host = host.labels if host else None
     servers = world.apiservers.get("", ())
-    return says_who(world.policies.values(), own_host, subject, peer, direction, packet, servers)
+    return says_who(world.policies.values(), own_host, subject, peer, direction, packet, servers, modes)
+
+
+def audits(world: World, subject: Labels, peer: Whom, direction: Direction, packet: tuple[int, int]) -> bool:
+    """Whether it passes, and would not with the policies in audit."""
+    about = (world, subject, peer, direction, packet)
+    return enforces(*about) and not enforces(*about, modes=tuple(Mode))
 
 
 def is_outside(world: World, address: Outside) -> bool:

@@ -254,9 +254,11 @@ def endpoints() -> st.SearchStrategy[Endpoint]:
 def policy_texts(name: str = "p") -> st.SearchStrategy[PolicyText]:
     """A document of any tier with at least one direction, empty lists included; nothing expires."""
     normal, ranked = ("allow", "allow", "deny"), ("allow", "deny")
-    plain = _documents(name, normal, 0, tier=st.just("normal"), default=st.none() | defaults())
-    admin = _documents(name, (*ranked, "pass"), 1, tier=st.just("admin"), priority=priorities)
-    baseline = _documents(name, ranked, 1, tier=st.just("baseline"), priority=priorities)
+    mode, order = st.sampled_from(["enforce", "enforce", "audit"]), st.booleans()
+    plain = _documents(name, normal, 0, tier=st.just("normal"), mode=mode, default=st.none() | defaults())
+    ordered = {"priority": priorities, "mode": mode, "first_match": order}
+    admin = _documents(name, (*ranked, "pass"), 1, tier=st.just("admin"), **ordered)
+    baseline = _documents(name, ranked, 1, tier=st.just("baseline"), **ordered)
     return plain | plain | admin | baseline
 
 

@@ -34,6 +34,13 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } policy SEC(".maps");
 
+/* Conversations that policies in audit would have stopped. What finds it full is counted, and told no further.
+ * Datapath writes, agent reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} audits SEC(".maps") A_COPY;
+
 /* The local workloads by place. Agent writes; read for every packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -35,6 +35,7 @@ enum reason {
 	NOT_FROM_FABRIC = 24, /* towards a workload or tunnel, but not by these programs */
 	FRAGMENT = 25, /* a later fragment whose first one was not seen */
 	UNSUPPORTED = 26, /* a protocol or extension header that is not forwarded */
+	AUDITED = 27, /* no drop: a policy in audit would have been one's reason */
 	FORWARDED_TO_WORLD = 28, /* out of an uplink; no drop */
 	NAT_FULL = 29, /* no port left for another flow to that end */
 	REASONS = 32,

@@ -92,8 +92,10 @@ struct path {
 };
 
 /* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the
- * exact peer and for anyone (ANY_PEER or ANY_WORLD, by where the peer is) the higher precedence wins, and on a tie the denial. */
+ * exact peer and for anyone (ANY_PEER or ANY_WORLD, by where the peer is) the higher precedence wins,
+ * and on a tie the denial. Under AUDIT stands what would be said if the policies in audit were in force. */
 enum direction { EGRESS = 0, INGRESS = 1 };
+enum direction_flag { AUDIT = 2 };
 enum peer { ANY_PEER = 0, ANY_WORLD = 1 }; /* anyone in the fabric, anyone outside */
 enum verdict { DENY = 0, ALLOW = 1 };
 
@@ -109,7 +111,18 @@ struct policy_key {
 struct policy_value {
 	__u32 precedence;
 	__u8 verdict;
-	__u8 pad[3];
+	__u8 audited; /* the subject has entries under AUDIT for this direction too */
+	__u8 pad[2];
+};
+
+/* The first packet of a conversation that policies in audit would have stopped. [0] is the end that spoke first. */
+struct audit {
+	struct addr addr[2];
+	__u32 identity[2];
+	__be16 port; /* as in policy_key */
+	__u8 protocol;
+	__u8 direction; /* whose side would have denied */
+	__u32 pad;
 };
 
 /* One for each flow and node. The key has the lower address (then port) first, so that both

@@ -176,19 +176,20 @@ static __noinline bool quotes_flow(struct __sk_buff *skb, const struct packet *p
 	return flow && is_current(flow) && is_alive(flow, &quoted);
 }
 
-static __always_inline int judge(const struct packet *p, const struct flow *flow, const struct end *first,
-				 const struct end *second)
+static __always_inline int judge(struct __sk_buff *skb, const struct packet *p, const struct flow *flow,
+				 const struct end *first, const struct end *second)
 {
 	struct service service = {
 		.protocol = p->key.protocol,
+		.first = flow->swapped,
 		.port = port_of(p, !flow->swapped),
 	};
 
-	return evaluate(first, second, &service);
+	return evaluate(skb, p, &service, first, second);
 }
 
 /* 0, or why not. The verdict is about the direction of the first packet, whichever way this one goes. */
-static __noinline int admit_by_policy(const struct packet *p, const struct end *source,
+static __noinline int admit_by_policy(struct __sk_buff *skb, const struct packet *p, const struct end *source,
 				      const struct end *destination)
 {
 	struct flow flow = {.swapped = p->swapped};
@@ -198,7 +199,7 @@ static __noinline int admit_by_policy(const struct packet *p, const struct end *
 		return source->place < FIRST_NODE ? POLICY_EGRESS : POLICY_INGRESS;
 	bool turned = sender_in(&flow, p);
 	const struct end *first = turned ? destination : source, *second = turned ? source : destination;
-	int reason = judge(p, &flow, first, second);
+	int reason = judge(skb, p, &flow, first, second);
 	if (reason) /* a known flow stays, stale: forgotten, it would be the far end's to begin, the other way round */
 		return reason;
 	return p->role == OPENS || known ? record(p, &flow, first, second) : 0;
@@ -210,7 +211,7 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
 {
 	if (p->role == REPORTS && quotes_flow(skb, p))
 		return 0;
-	return admit_by_policy(p, source, destination);
+	return admit_by_policy(skb, p, source, destination);
 }
 
 #endif

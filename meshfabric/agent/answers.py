@@ -15,6 +15,7 @@ from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.model.plan import Table
 from meshfabric.observe import rows
+from meshfabric.observe.audits import Audits
 from meshfabric.observe.events import Events
 from meshfabric.reconcile.loop import Loop
 from meshfabric.store.registry import Registry
@@ -33,10 +34,11 @@ class Answers:
         tunnels: Tunnels,
         lane: Lane,
         events: Events,
+        audits: Audits,
     ) -> None:
         self._loop, self._world, self._source, self._registry = loop, loop.world, source, registry
         self._workloads, self._readings, self._tunnels = workloads, readings, tunnels
-        self._lane, self._events = lane, events
+        self._lane, self._events, self._heard = lane, events, audits
         self._started = time.monotonic()
 
     async def __call__(self, request: Request) -> Any:
@@ -100,6 +102,9 @@ class Answers:
 
     async def _policies(self) -> list[rows.Row]:
         return rows.policy_rows(self._world)
+
+    async def _audits(self) -> list[rows.Row]:
+        return self._heard.rows(self._world)
 
     async def _drops(self) -> list[rows.Row]:
         return rows.drop_rows(self._readings.counters())

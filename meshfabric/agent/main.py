@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from meshfabric.agent import upgrade
 from meshfabric.agent.answers import Answers
+from meshfabric.agent.audit import Listener
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
@@ -174,6 +175,7 @@ class Agent:
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
         self._prober = Prober(settings.probe.interval_ms)
+        self._listener = Listener(datapath.maps["audits"], self._world, self._events.note)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
@@ -225,6 +227,7 @@ class Agent:
             self._store.run(),
             self._links.run(),
             self._prober.run(),
+            self._listener.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
             keep_reporting(self._etcd, self._store, self._registry, self._loop),
@@ -265,6 +268,7 @@ class Agent:
             self._tunnels,
             self._netlink,
             self._events,
+            self._listener.heard,
         )
 
     def _concerns(self, device: str) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from meshfabric.cli.ask import SOCKET, Socket, ask_rows
-from meshfabric.cli.exits import FoundError
+from meshfabric.cli.exits import DeniedError, FoundError
 from meshfabric.cli.output import Format, Output, encode, print_rows, working
 from meshfabric.cli.reach import Options, find, with_options
 from meshfabric.cli.table import Column
@@ -40,6 +40,17 @@ COLUMNS = (
     Column("selected", "HERE", right=True),
 )
 
+AUDITS = (
+    Column("last", "LAST"),
+    Column("count", "COUNT", right=True),
+    Column("direction", "DIRECTION"),
+    Column("from", "FROM", wraps=True),
+    Column("to", "TO", wraps=True),
+    Column("what", "WHAT"),
+    Column("policies", "POLICIES", wraps=True),
+    Column("first", "FIRST", spare=1),
+)
+
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="YAML, several documents if you like; - reads stdin.")
 ]
@@ -53,6 +64,15 @@ def list_policies(socket: Socket = SOCKET, output: Output = Format.TABLE) -> Non
     What has expired is not in force.
     """
     print_rows(ask_rows(socket, "policies"), COLUMNS, output, "policies")
+
+
+@policy_app.command("audit")
+def list_audits(socket: Socket = SOCKET, output: Output = Format.TABLE) -> None:
+    """What policies in audit would have stopped on this node, the latest first, since the agent was started.
+
+    A row is for one kind of conversation; POLICIES are those in audit that rule it now.
+    """
+    print_rows(ask_rows(socket, "audits"), AUDITS, output, "audits")
 
 
 @policy_app.command("check")
@@ -94,8 +114,11 @@ def apply_policies(
 
     reach = find(options)
     if any(map(reaches_outside, read)):
-        config = operator.run(reach, lambda etcd: operator.config(etcd, reach.fabric))
-        _warn_of_nobody(read, config)
+        try:
+            config = operator.run(reach, lambda etcd: operator.config(etcd, reach.fabric))
+            _warn_of_nobody(read, config)
+        except DeniedError as error:  # whoever may write policies need not be let read it
+            typer.echo(f"warning: whether peers by address are outside is not known: {error.what}", err=True)
     done = operator.run(reach, lambda etcd: operator.apply(etcd, reach.fabric, policies))
     for name, outcome in done.outcomes.items():
         typer.echo(f"{name}: {outcome}")

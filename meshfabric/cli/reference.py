@@ -31,6 +31,7 @@ LISTINGS: dict[str, Sequence[Column]] = {
     "endpoint list": endpoint.COLUMNS,
     "path list": path.COLUMNS,
     "policy list": policy.COLUMNS,
+    "policy audit": policy.AUDITS,
     "drop list": drop.COLUMNS,
     "doctor": doctor.COLUMNS,
 }

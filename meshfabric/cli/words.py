@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from meshfabric.model.labels import Selector, format_selector
 from meshfabric.model.networks import Cidr
-from meshfabric.model.policy import Action, Entity, Peer, Policy, Rule, Tier, format_expiry
+from meshfabric.model.policy import Action, Entity, Mode, Peer, Policy, Rule, Tier, format_expiry
 from meshfabric.model.ports import Ports, format_ports
 
 INDENT = "  "
+AUDIT = "in audit: stops nothing; what it would stop is listed by meshfabric policy audit"
 NOT_RULED = "not ruled by this policy"
 TIERS = {
     Tier.ADMIN: "before all policies of tier normal",
@@ -27,6 +28,7 @@ def describe(policy: Policy) -> str:
         [
             f"{policy.name} is about {_subject(policy.select)}",
             f"{INDENT}tier: {_tier(policy)}",
+            *([f"{INDENT}{AUDIT}"] if policy.mode is Mode.AUDIT else []),
             *([f"{INDENT}until: {format_expiry(policy.expires)}"] if policy.expires else []),
             *_direction(policy, "in", "from", "come in", policy.ingress, policy.ingress_default),
             *_direction(policy, "out", "to", "leave", policy.egress, policy.egress_default),
@@ -55,7 +57,7 @@ def _direction(
 
 def _head(policy: Policy, verb: str, rules: tuple[Rule, ...], default: Action) -> str:
     if policy.tier is not Tier.NORMAL:
-        return ""
+        return "the first of these that covers a packet holds" if policy.first_match else ""
     if default is Action.ALLOW:
         return f"anything may {verb}, but what a rule or another policy denies"
     if not rules:

@@ -6,10 +6,12 @@ of the tiers is an order of numbers, with room for the priorities in each:
 
     pairs that pass | admin, priority 0 .. 1000 | normal rules | own host | baseline, 0 .. 1000 | default
 
-Within a priority denial is above pass, and pass above allowance: of rules of
-equal rank the careful one holds. Whether a direction of a subject has baseline
-rules or the default of the normal tier follows from the subject's labels alone,
-so the two never stand in one pair, and "normal did not select" needs no number.
+Within a priority come the places of rules in a policy whose first match holds, all
+rules of other policies being at the first; and at one place denial is above pass,
+and pass above allowance: of rules of equal rank the careful one holds. Whether a
+direction of a subject has baseline rules or the default of the normal tier follows
+from the subject's labels alone, so the two never stand in one pair, and "normal did
+not select" needs no number.
 
 **Longest prefix.** Each of the two look-ups gives the longest port prefix, not the
 strongest rule. Therefore every key carries the strongest rule *of its pair* that
@@ -29,15 +31,15 @@ no rule names. This is why a policy may change pairs that it does not name
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from meshfabric.model.policy import Action, Tier
+from meshfabric.model.policy import LAST_PRIORITY, MAX_IN_ORDER, Action, Policy, Tier
 from meshfabric.model.ports import MAX_PORT, Ports
 from meshfabric.model.tables import PORT_BITS, Verdict, policy_value
 
-RANK = {Action.ALLOW: 0, Action.PASS: 1, Action.DENY: 2}  # among rules of one priority
-PRIORITY_STEP = len(RANK)
+RANK = {Action.ALLOW: 0, Action.PASS: 1, Action.DENY: 2}  # among rules of one priority and place
+PRIORITY_STEP = len(RANK) * MAX_IN_ORDER
 DEFAULT_PRECEDENCE = 0
-LOCAL_HOST_PRECEDENCE = 10_000
-BASE_PRECEDENCE = {Tier.BASELINE: 1, Tier.NORMAL: 20_000, Tier.ADMIN: 30_000}
+LOCAL_HOST_PRECEDENCE = 400_000
+BASE_PRECEDENCE = {Tier.BASELINE: 1, Tier.NORMAL: 500_000, Tier.ADMIN: 1_000_000}
 SETTLED_PRECEDENCE = (1 << 32) - 1  # of pairs that speak for anyone too
 
 Block = tuple[int, int, int]
@@ -65,11 +67,18 @@ Cell = tuple[Block, bytes]
 """A key less its pair and direction, with the packed value."""
 
 
-def cells_of(own: list[Weighed], anyone: Iterable[Weighed]) -> list[Cell]:
+def precedence_of(policy: Policy, action: Action, place: int) -> int:
+    """Of a rule of a policy that does this, at its place among the others."""
+    above = 0 if policy.tier is Tier.NORMAL else LAST_PRIORITY - policy.priority
+    before = MAX_IN_ORDER - 1 - (place if policy.first_match else 0)
+    return BASE_PRECEDENCE[policy.tier] + above * PRIORITY_STEP + before * len(RANK) + RANK[action]
+
+
+def cells_of(own: list[Weighed], anyone: Iterable[Weighed], audited: bool = False) -> list[Cell]:
     """What a pair's keys say; `own` are the rules about its peer, `anyone` those about anyone where it is."""
     if not any(rule.passes for rule in (*own, *anyone)):
         table = _strongest(own)
-        return [(block, _value(_ruling(table, block))) for block in table]
+        return [(block, _value(_ruling(table, block), 0, audited)) for block in table]
     table = _strongest([*own, *anyone])
     after = _strongest(rule for rule in (*own, *anyone) if rule.precedence < BASE_PRECEDENCE[Tier.ADMIN])
     keys = _strongest(own)
@@ -79,7 +88,7 @@ def cells_of(own: list[Weighed], anyone: Iterable[Weighed]) -> list[Cell]:
         if any(key in keys for key in _around(block)):
             first = _ruling(table, block)
             verdict = _ruling(after, block) if first.passes else first
-            cells.append((block, _value(verdict, max(settled, first.precedence))))
+            cells.append((block, _value(verdict, max(settled, first.precedence), audited)))
     return cells
 
 
@@ -127,6 +136,6 @@ def _around(block: Block) -> Iterator[Block]:
     yield EVERYTHING
 
 
-def _value(rule: Weighed, precedence: int | None = None) -> bytes:
+def _value(rule: Weighed, least: int, audited: bool) -> bytes:
     verdict = Verdict.DENY if rule.action is Action.DENY else Verdict.ALLOW
-    return policy_value(rule.precedence if precedence is None else precedence, verdict)
+    return policy_value(max(rule.precedence, least), verdict, audited)

@@ -12,35 +12,37 @@ subject: a rule has numbers from the start. Going out it is the peer: the rule i
 about those who have the name, also where it names nobody, and gets its number
 from each one's labels.
 
+**Audit.** Policies in audit have no say. Where one rules a direction of a subject,
+the entries of that direction say so, and there are others beside them, under
+`AUDITING`, as they would be with those policies in force.
+
 **Entities.** `host` is the identity of the node's own host workload, `fabric` is
 ANY_PEER, `world` ANY_WORLD, and a rule that names no peers is about both.
 `kube-apiserver` are networks of one address each, and a CIDR is all networks that
 it covers (`model.networks`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from meshfabric.compiler.cells import (
-    BASE_PRECEDENCE,
     DEFAULT_PRECEDENCE,
     EVERYTHING,
     LOCAL_HOST,
-    PRIORITY_STEP,
-    RANK,
     Cell,
     Weighed,
     blocks_of,
     cells_of,
+    precedence_of,
 )
 from meshfabric.model.labels import Labels, Selector, matches
 from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Entries, Table
-from meshfabric.model.policy import LAST_PRIORITY, Action, Entity, Policy, Rule, Tier, cidrs_of
+from meshfabric.model.policy import Action, Entity, Mode, Policy, Rule, Tier, cidrs_of
 from meshfabric.model.portnames import resolved, split
 from meshfabric.model.ports import Ports
 from meshfabric.model.selection import holders, peer_selectors
-from meshfabric.model.tables import Direction, policy_key
+from meshfabric.model.tables import AUDITING, Direction, policy_key
 from meshfabric.model.world import World
 
 ANY_PEER, ANY_WORLD = 0, 1
@@ -54,16 +56,19 @@ class Ruled(NamedTuple):
 
     `named` goes with sets that stay right while label sets and networks come and
     go. `anyone` is by ANY_PEER and ANY_WORLD, each with the default at last.
-    `entangled`: a policy may reach pairs here that it does not name.
+    `entangled`: a policy may reach pairs here that it does not name. `audited`:
+    there is another one of these with the policies in audit.
     """
 
     named: list[tuple[Set[int], Weighed]]
     own_host: list[Weighed]
     anyone: Mapping[int, list[Weighed]]
     entangled: bool
+    audited: bool = False
 
 
-Rules = Mapping[Direction, Ruled]
+Rules = Mapping[int, Ruled]
+"""By direction, with or without `AUDITING`."""
 
 
 def subjects(world: World) -> Set[int]:
@@ -74,22 +79,36 @@ def subjects(world: World) -> Set[int]:
 def rules_of(world: World, labels: Labels) -> Rules:
     """What the policies say of a label set, by direction."""
     selecting = [world.policies[name] for name in sorted(world.selection.policies(labels))]
-    return {direction: _ruled(world, labels, selecting, direction) for direction in Direction}
+    in_force = [policy for policy in selecting if policy.mode is Mode.ENFORCE]
+    rules: dict[int, Ruled] = {}
+    for direction in Direction:
+        rules[direction] = _ruled(world, labels, in_force, direction)
+        if any(policy.mode is Mode.AUDIT and is_ruled(policy, direction) for policy in selecting):
+            rules[direction] = rules[direction]._replace(audited=True)
+            rules[direction | AUDITING] = _ruled(world, labels, selecting, direction)
+    return rules
+
+
+def is_ruled(policy: Policy, direction: Direction) -> bool:
+    """Whether a policy has anything to say about a direction, though it be that nothing may pass."""
+    return _side(policy, direction)[0] is not None
 
 
 def pair_entries(world: World, rules: Rules, subject: int, peers: Set[int]) -> dict[int, Entries]:
     """The entries of a subject's pairs with these peers; `rules` are those of its labels."""
     entries: dict[int, Entries] = {}
-    for direction, ruled in rules.items():
+    for lane, ruled in rules.items():
+        direction = Direction(lane & ~AUDITING)
         cells: dict[tuple[int, ...], list[Cell]] = {}  # many peers have the same rules
         for peer, own in _about(world, ruled, direction, peers).items():
             where = ANY_WORLD if peer in world.networks.by_number else ANY_PEER
             same = (-1 if peer in ANYONE else where, *map(id, own))
             if same not in cells:
-                cells[same] = cells_of(own, () if peer in ANYONE else ruled.anyone[where])
+                anyone = () if peer in ANYONE else ruled.anyone[where]
+                cells[same] = cells_of(own, anyone, ruled.audited)
             made = entries.setdefault(peer, {})
             for (protocol, port, bits), value in cells[same]:
-                made[Table.POLICY, policy_key(subject, peer, direction, protocol, port, bits)] = value
+                made[Table.POLICY, policy_key(subject, peer, lane, protocol, port, bits)] = value
     return entries
 
 
@@ -100,8 +119,11 @@ def peers_of(world: World, rules: Rules) -> set[int]:
 
 
 def reach(world: World, policy: Policy, rules: Rules) -> set[int]:
-    """The peers of one subject whose pairs a policy that selects it has a say in."""
-    if any(ruled.entangled for ruled in rules.values()):
+    """The peers of one subject whose pairs a policy that selects it has a say in.
+
+    With a policy in audit all of them are compiled once more, or no longer.
+    """
+    if policy.mode is Mode.AUDIT or any(ruled.entangled for ruled in rules.values()):
         return peers_of(world, rules)
     return named(world, policy)
 
@@ -121,7 +143,7 @@ def named(world: World, policy: Policy) -> set[int]:
 
 
 def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction: Direction) -> Ruled:
-    ruling = [policy for policy in selecting if _side(policy, direction)[0] is not None]
+    ruling = [policy for policy in selecting if is_ruled(policy, direction)]
     normal = [policy for policy in ruling if policy.tier is Tier.NORMAL]
     denies = any(_side(policy, direction)[1] is Action.DENY for policy in normal)
     default = Weighed(DEFAULT_PRECEDENCE, Action.DENY if denies else Action.ALLOW, (EVERYTHING,))
@@ -134,11 +156,12 @@ def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction:
     )
     for policy in ruling:
         if policy.tier is not Tier.BASELINE or not normal:
-            for rule in _side(policy, direction)[0] or ():
+            for place, rule in enumerate(_side(policy, direction)[0] or ()):
+                weighed = Weighed(precedence_of(policy, rule.action, place), rule.action, ())
                 if direction is Direction.INGRESS:
-                    _add_numbered(world, ruled, rule, _weigh(policy, rule, _at(rule.ports, labels)))
+                    _add(world, ruled, rule, weighed, _at(rule.ports, labels))
                 else:
-                    _add_outgoing(world, ruled, policy, rule)
+                    _add_outgoing(world, ruled, rule, weighed)
     for rules in ruled.anyone.values():
         rules.append(default)
     return ruled
@@ -154,12 +177,6 @@ def _passes(policy: Policy, direction: Direction) -> bool:
     return any(rule.action is Action.PASS for rule in _side(policy, direction)[0] or ())
 
 
-def _weigh(policy: Policy, rule: Rule, ports: tuple[Ports, ...] | None) -> Weighed:
-    above = 0 if policy.tier is Tier.NORMAL else LAST_PRIORITY - policy.priority
-    precedence = BASE_PRECEDENCE[policy.tier] + above * PRIORITY_STEP + RANK[rule.action]
-    return Weighed(precedence, rule.action, tuple(blocks_of(ports)))
-
-
 def _at(ports: tuple[Ports, ...] | None, labels: Labels) -> tuple[Ports, ...] | None:
     """Ports with the numbers that their names have at a label set; names that it does not have left out."""
     if ports is None:
@@ -167,17 +184,18 @@ def _at(ports: tuple[Ports, ...] | None, labels: Labels) -> tuple[Ports, ...] | 
     return tuple(found for one in ports if (found := resolved(one, labels)) is not None)
 
 
-def _add_outgoing(world: World, ruled: Ruled, policy: Policy, rule: Rule) -> None:
+def _add_outgoing(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
     numbers, names = split(rule.ports)
-    _add_numbered(world, ruled, rule, _weigh(policy, rule, numbers))
+    _add(world, ruled, rule, weighed, numbers)
     for port in names:
-        weighed = _weigh(policy, rule, ())._replace(port=port)
-        ruled.named.extend((world.selection.members(one), weighed) for one in holders(rule, port))
+        of_name = weighed._replace(port=port)
+        ruled.named.extend((world.selection.members(one), of_name) for one in holders(rule, port))
         if Entity.HOST in (rule.peers or ()):
-            ruled.own_host.append(weighed)
+            ruled.own_host.append(of_name)
 
 
-def _add_numbered(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
+def _add(world: World, ruled: Ruled, rule: Rule, weighed: Weighed, ports: tuple[Ports, ...] | None) -> None:
+    weighed = weighed._replace(blocks=tuple(blocks_of(ports)))
     if not weighed.blocks:
         return
     for peer in (Entity.FABRIC, Entity.WORLD) if rule.peers is None else rule.peers:
@@ -199,30 +217,32 @@ def _about(world: World, ruled: Ruled, direction: Direction, peers: Set[int]) ->
     found = {peer: rules for peer, rules in ruled.anyone.items() if peer in peers}
     of_names: dict[tuple[int, Ports], Weighed] = {}
     for members, weighed in ruled.named:
-        for peer in members & peers:
-            found.setdefault(peer, []).extend(_numbered(world, weighed, peer, of_names))
+        for peer in members & peers:  # a million times for 10,000 policies
+            one = _numbered(world, weighed, peer, of_names) if weighed.port else weighed
+            if one is not None:
+                found.setdefault(peer, []).append(one)
     host = _local_host(world)
     if host in peers:
         own = [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
-        numbered = [one for weighed in own for one in _numbered(world, weighed, host, of_names)]
-        if numbered:
-            found[host] = [*found.get(host, []), *numbered]
+        numbered = [_numbered(world, weighed, host, of_names) for weighed in own]
+        if any(numbered):
+            found[host] = [*found.get(host, []), *filter(None, numbered)]
     return found
 
 
 def _numbered(
     world: World, weighed: Weighed, peer: int, of_names: dict[tuple[int, Ports], Weighed]
-) -> Iterator[Weighed]:
-    """A rule as it is about one peer, the same object for all that have the same number; none where the
+) -> Weighed | None:
+    """A rule as it is about one peer, the same object for all that have the same number; None where the
     peer's port is of another protocol, or it has none of the name.
     """
     if weighed.port is None:
-        yield weighed
-        return
+        return weighed
     port = resolved(weighed.port, world.labels[peer])
-    if port is not None:
-        blocks = tuple(blocks_of((port,)))
-        yield of_names.setdefault((id(weighed), port), weighed._replace(blocks=blocks, port=None))
+    if port is None:
+        return None
+    made = weighed._replace(blocks=tuple(blocks_of((port,))), port=None)
+    return of_names.setdefault((id(weighed), port), made)
 
 
 def _local_host(world: World) -> int:

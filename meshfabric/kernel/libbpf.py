@@ -230,6 +230,9 @@ _SIGNATURES: tuple[tuple[str, type | None, tuple[type, ...]], ...] = (
     ("bpf_map__set_max_entries", c_int, (c_void_p, c_uint32)),
     ("bpf_map__reuse_fd", c_int, (c_void_p, c_int)),
     ("bpf_map__initial_value", c_void_p, (c_void_p, c_void_p)),
+    ("ring_buffer__new", c_void_p, (c_int, c_void_p, c_void_p, c_void_p)),
+    ("ring_buffer__consume ring_buffer__epoll_fd", c_int, (c_void_p,)),
+    ("ring_buffer__free", None, (c_void_p,)),
     ("bpf_program__set_log_buf", c_int, (c_void_p, c_char_p, c_size_t)),
 )
 

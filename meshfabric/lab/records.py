@@ -76,6 +76,7 @@ class Workload(msgspec.Struct, frozen=True):
     node: str
     kind: Literal["pod", "vm"] = "pod"
     labels: dict[str, str] = {}
+    ports: dict[str, str] = {}
 
     @property
     def tap(self) -> str:

@@ -27,6 +27,7 @@ from meshfabric.model.errors import InputError
 from meshfabric.model.labels import check_labels
 from meshfabric.model.names import IFNAMSIZ, check_name
 from meshfabric.model.node import MAX_SLOTS, AllocationRecord, FabricRecord
+from meshfabric.model.portnames import port_labels
 from meshfabric.model.yamltext import Key, Located, locate, suggest
 from meshfabric.store.checks import read_allocation, read_config
 
@@ -170,6 +171,7 @@ def _check_workloads(file: Located[Topology]) -> None:
         if workload.kind == "vm":
             _check_device(file, workload.tap, "workloads", i, "name")
         check_labels(workload.labels, file.at("workloads", i, "labels"))
+        port_labels(workload.ports, file.at("workloads", i, "ports"))
 
 
 def _check_numbers(file: Located[Topology]) -> None:

@@ -98,9 +98,9 @@ def guest_lines(attached: Attached) -> list[str]:
 
 def _request(workload: Workload, holder: Process) -> Attach:
     if workload.kind == "vm":
-        return Attach(workload.name, "vm", workload.labels, workload.tap)
+        return Attach(workload.name, "vm", workload.labels, workload.tap, ports=workload.ports)
     netns = f"/proc/{holder.inner_pid}/ns/net"
-    return Attach(workload.name, "pod", workload.labels, DEVICE, netns)
+    return Attach(workload.name, "pod", workload.labels, DEVICE, netns, ports=workload.ports)
 
 
 def _wait_carrier(carrier: Path, log: Path) -> None:

@@ -11,8 +11,9 @@ Networks nest or lie apart, and all that a CIDR's text says is a network too. So
 a CIDR covers a network whole or not at all, and that is exact.
 """
 
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from ipaddress import ip_network
 
 import msgspec
@@ -27,6 +28,10 @@ WORLD_IDENTITY = 2
 EVERYWHERE = (Prefix(MAPPED_BITS, MAPPED + bytes(4)), Prefix(0, bytes(16)))
 """All of IPv4 and all of IPv6, as the datapath keeps them."""
 _MAPPED_NETWORK = ip_network((MAPPED + bytes(4), MAPPED_BITS))
+
+
+_Span = tuple[int, int, int]
+"""Family, first address and length: sorted, what holds another comes before it."""
 
 
 class Cidr(msgspec.Struct, frozen=True):
@@ -46,7 +51,11 @@ class Cidr(msgspec.Struct, frozen=True):
 
 
 class Networks:
-    """Networks in use by number, and the numbers that each CIDR of a policy covers."""
+    """Networks in use by number, and the numbers that each CIDR of a policy covers.
+
+    Found without asking everyone: what lies in a network stands together when
+    all are sorted, and what it lies in begins as it does, at a length that occurs.
+    """
 
     def __init__(self) -> None:
         self.by_number: dict[int, Network] = {}
@@ -55,28 +64,38 @@ class Networks:
         self._apiservers: frozenset[Network] = frozenset()
         self._uses: Counter[Cidr] = Counter()  # by policies
         self._members: dict[Cidr, set[int]] = {}
+        self._asked: dict[_Span, set[Cidr]] = {}  # those with members, by their network
+        self._lengths: Counter[int] = Counter()  # of these
+        self._sorted: list[tuple[_Span, int]] = []  # all networks, with their numbers
 
     def add(self, number: int, network: Network) -> None:
         """A network came into use."""
         self.by_number[number] = network
         self.by_prefix[prefix_of(network)] = number
+        insort(self._sorted, (_span(network), number))
         if network in self._apiservers:
             self.of_apiservers.add(number)
-        for cidr, members in self._members.items():
+        for cidr in self._asked_around(network):
             if cidr.covers(network):
-                members.add(number)
+                self._members[cidr].add(number)
 
     def remove(self, number: int) -> None:
         """It went out of use."""
-        del self.by_prefix[prefix_of(self.by_number.pop(number))]
+        network = self.by_number.pop(number)
+        del self.by_prefix[prefix_of(network)]
+        del self._sorted[bisect_left(self._sorted, (_span(network), number))]
         self.of_apiservers.discard(number)
-        for members in self._members.values():
-            members.discard(number)
+        for cidr in self._asked_around(network):
+            self._members[cidr].discard(number)
 
     def use(self, cidr: Cidr, times: int) -> None:
         """A policy names it, once more or (-1) no longer."""
-        if not count(self._uses, cidr, times):
-            self._members.pop(cidr, None)
+        if not count(self._uses, cidr, times) and self._members.pop(cidr, None) is not None:
+            span = _span(cidr.network)
+            self._asked[span].remove(cidr)
+            count(self._lengths, cidr.network.prefixlen, -1)
+            if not self._asked[span]:
+                del self._asked[span]
 
     def reach_apiservers(self, networks: Iterable[Network]) -> None:
         """These are the API servers' from now on; in use or not yet."""
@@ -89,15 +108,37 @@ class Networks:
         known = self._members.get(cidr)
         if known is not None:
             return known
-        found = {number for number, network in self.by_number.items() if cidr.covers(network)}
+        found = {number for number in self._inside(cidr.network) if cidr.covers(self.by_number[number])}
         if cidr in self._uses:
             self._members[cidr] = found
+            self._asked.setdefault(_span(cidr.network), set()).add(cidr)
+            self._lengths[cidr.network.prefixlen] += 1
         return found
+
+    def _inside(self, network: Network) -> Iterator[int]:
+        """The numbers of all networks that begin in it."""
+        version, first, _ = _span(network)
+        last = int(network.broadcast_address)
+        for at in range(bisect_left(self._sorted, ((version, first, 0), 0)), len(self._sorted)):
+            (family, begins, _), number = self._sorted[at]
+            if (family, begins) > (version, last):
+                return
+            yield number
+
+    def _asked_around(self, network: Network) -> Iterator[Cidr]:
+        """The CIDRs with members whose network holds this one."""
+        for length in self._lengths:
+            if length <= network.prefixlen:
+                yield from self._asked.get(_span(network.supernet(new_prefix=length)), ())
 
 
 def network_labels(network: Network) -> Labels:
     """What a network is numbered by, among label sets. Values of labels have no colons."""
     return ((CIDR_LABEL, network.exploded.replace(":", "-")),)
+
+
+def _span(network: Network) -> _Span:
+    return network.version, int(network.network_address), network.prefixlen
 
 
 def lies_in(inner: Network, outer: Network) -> bool:

@@ -23,6 +23,8 @@ from meshfabric.model.networks import Cidr
 from meshfabric.model.ports import Ports, format_ports
 
 LAST_PRIORITY = 1000
+MAX_IN_ORDER = 128
+"""Rules of one direction of a policy whose first match holds."""
 DEFAULT_PRIORITY = 500
 
 
@@ -40,6 +42,13 @@ class Action(Enum):
     ALLOW = "allow"
     PASS = "pass"
     DENY = "deny"
+
+
+class Mode(Enum):
+    """Whether a policy is enforced, or it is only told what it would stop."""
+
+    ENFORCE = "enforce"
+    AUDIT = "audit"
 
 
 class Entity(Enum):
@@ -73,6 +82,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     `priority`: lower numbers first, of no meaning in the normal tier. The
     defaults say what becomes of what no rule covers, in the normal tier only.
+    `first_match`, in the other tiers: of its rules the first that covers holds.
     """
 
     name: str
@@ -84,6 +94,8 @@ class Policy(msgspec.Struct, frozen=True):
     ingress_default: Action = Action.DENY
     egress_default: Action = Action.DENY
     expires: datetime | None = None
+    mode: Mode = Mode.ENFORCE
+    first_match: bool = False
 
     @property
     def rules(self) -> Rules:
@@ -144,8 +156,9 @@ def format_cidr(cidr: Cidr) -> str:
 
 
 def format_tier(policy: Policy) -> str:
-    """`normal`, `admin 10`."""
-    return policy.tier.value if policy.tier is Tier.NORMAL else f"{policy.tier.value} {policy.priority}"
+    """`normal`, `admin 10`, `normal, audit`."""
+    text = policy.tier.value if policy.tier is Tier.NORMAL else f"{policy.tier.value} {policy.priority}"
+    return f"{text}, audit" if policy.mode is Mode.AUDIT else text
 
 
 def format_expiry(expires: datetime | None) -> str:

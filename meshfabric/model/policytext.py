@@ -32,7 +32,9 @@ from meshfabric.model.peertext import PeerText, choose, parse_peer, peer_needs
 from meshfabric.model.policy import (
     DEFAULT_PRIORITY,
     LAST_PRIORITY,
+    MAX_IN_ORDER,
     Action,
+    Mode,
     Policy,
     Rule,
     Rules,
@@ -87,6 +89,8 @@ class PolicyText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     priority: int | None = None
     default: DefaultText | None = None
     expires: str | None = None
+    mode: str = Mode.ENFORCE.value
+    first_match: bool = False
 
 
 RuleText = IngressText | EgressText
@@ -100,7 +104,8 @@ def stamped(text: PolicyText) -> PolicyText:
 def needs(text: PolicyText) -> int:
     """The `min_version` from which on agents understand all of a document."""
     old = PolicyText(text.name, text.select, text.ingress, text.egress, text.description, text.min_version)
-    return max([FIRST if text == old else TIERS, *map(_rule_needs, _rule_texts(text))])
+    newer = OUTSIDE if text.mode != Mode.ENFORCE.value or text.first_match else FIRST
+    return max([newer, FIRST if text == old else TIERS, *map(_rule_needs, _rule_texts(text))])
 
 
 def read_policy(text: PolicyText, place: str = "") -> Policy:
@@ -118,6 +123,8 @@ def read_policy(text: PolicyText, place: str = "") -> Policy:
         ingress_default=_default(default.ingress, f"{where}default"),
         egress_default=_default(default.egress, f"{where}default"),
         expires=parse_expiry(text.expires, f"{where}expires"),
+        mode=choose(Mode, text.mode, "mode", f"{where}mode"),
+        first_match=text.first_match,
     )
     _check_tier(text, policy, place)
     return policy
@@ -149,6 +156,9 @@ def _check_tier(text: PolicyText, policy: Policy, place: str) -> None:
             "a policy needs ingress or egress", place=place, remedy="write `ingress: []` to deny all"
         )
     if tier is Tier.NORMAL:
+        if text.first_match:
+            what = "rules of tier normal have no order: of all policies together the careful one holds"
+            raise InputError(what, place=f"{where}first_match", remedy="leave it out, or set the tier")
         return
     if text.default is not None:
         what = f"a policy of tier {tier.value} has no default: what no rule covers is the next tier's"
@@ -157,6 +167,9 @@ def _check_tier(text: PolicyText, policy: Policy, place: str) -> None:
         if rules == ():
             what = f"an empty list says nothing in tier {tier.value}"
             raise InputError(what, place=f"{where}{name}", remedy="write `- action: deny` to deny all")
+        if policy.first_match and len(rules or ()) > MAX_IN_ORDER:
+            what, remedy = f"{len(rules or ())} rules in order", f"keep to {MAX_IN_ORDER}"
+            raise InputError(what, place=f"{where}{name}", remedy=remedy)
 
 
 def _priority(given: int | None, tier: Tier, place: str) -> int:
@@ -189,9 +202,9 @@ def _rules(
 
 
 def _rule(document: PolicyText, text: RuleText, place: str) -> Rule:
-    if text.action == "audit":
-        what = "audit is not there yet: the datapath cannot tell of a packet without deciding on it"
-        raise InputError(what, place=place, remedy="allow or deny")
+    if text.action == Mode.AUDIT.value:
+        what, remedy = "a rule alone cannot be in audit", "write `mode: audit` for the whole policy"
+        raise InputError(what, place=place, remedy=remedy)
     action = choose(Action, text.action, "action", place)
     if action is Action.PASS and document.tier != Tier.ADMIN.value:
         what = f"a rule of tier {document.tier} cannot pass: it has no tier to pass to"

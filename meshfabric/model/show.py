@@ -11,6 +11,7 @@ from meshfabric.model.ports import MAX_PORT, Ports, format_ports
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
+    AUDITING,
     FABRIC_COUNT,
     FABRIC_HEAD,
     FABRIC_PREFIX,
@@ -72,7 +73,12 @@ def _workload(value: bytes) -> str:
 def _policy_key(key: bytes) -> str:
     bits, subject, peer, direction, protocol, port = POLICY_KEY.unpack(key)
     what = _ports(bits - POLICY_FIXED_BITS, protocol, int.from_bytes(port, "big"))
-    return f"subject {subject} peer {ANYONE.get(peer, peer)} {Direction(direction).name.lower()} {what}"
+    return f"subject {subject} peer {ANYONE.get(peer, peer)} {_direction(direction)} {what}"
+
+
+def _direction(number: int) -> str:
+    audit = "audit " if number & AUDITING else ""
+    return audit + Direction(number & ~AUDITING).name.lower()
 
 
 def _ports(bits: int, protocol: int, port: int) -> str:
@@ -83,8 +89,8 @@ def _ports(bits: int, protocol: int, port: int) -> str:
 
 
 def _policy(value: bytes) -> str:
-    precedence, verdict = POLICY_VALUE.unpack(value)
-    return f"{Verdict(verdict).name.lower()} at {precedence}"
+    precedence, verdict, audited = POLICY_VALUE.unpack(value)
+    return f"{Verdict(verdict).name.lower()} at {precedence}{', audited' if audited else ''}"
 
 
 def _fabric(value: bytes) -> str:

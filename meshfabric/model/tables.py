@@ -26,7 +26,8 @@ WORKLOAD = struct.Struct("=IIHBx6s6x")
 NODE = struct.Struct(f"=II{MAX_PATHS}I")
 PATH = struct.Struct("=QQQQQIIIII4x")
 POLICY_KEY = struct.Struct("=IIIBB2s")
-POLICY_VALUE = struct.Struct("=IB3x")
+POLICY_VALUE = struct.Struct("=IBB2x")
+AUDIT = struct.Struct("=16s16sII2sBB4x")
 FABRIC_HEAD = struct.Struct("=II")
 FABRIC_PREFIX = struct.Struct("=16s16s")
 FABRIC_COUNT = struct.Struct("=I4x")
@@ -51,6 +52,10 @@ class Direction(IntEnum):
 
     EGRESS = 0
     INGRESS = 1
+
+
+AUDITING = 2
+"""Beside a direction: as it would be with the policies in audit (enum direction_flag)."""
 
 
 class Verdict(IntEnum):
@@ -90,12 +95,28 @@ class Reason(IntEnum):
     NOT_FROM_FABRIC = 24
     FRAGMENT = 25
     UNSUPPORTED = 26
+    AUDITED = 27
     FORWARDED_TO_WORLD = 28
     NAT_FULL = 29
 
 
 FIRST_DROP = Reason.MALFORMED
-NO_DROPS = frozenset({*(one for one in Reason if one < FIRST_DROP), Reason.FORWARDED_TO_WORLD})
+NO_DROPS = frozenset(one for one in Reason if one < FIRST_DROP) | {Reason.AUDITED, Reason.FORWARDED_TO_WORLD}
+DROPS = tuple(reason for reason in Reason if reason not in NO_DROPS)
+
+
+class AuditRecord(NamedTuple):
+    """What policies in audit would have stopped (struct audit): who spoke first, to whom, on which port or
+    with which type of ICMP, and on which side it would have been denied.
+    """
+
+    source: bytes
+    destination: bytes
+    source_identity: int
+    destination_identity: int
+    protocol: int
+    port: int
+    direction: Direction
 
 
 class PathState(NamedTuple):
@@ -140,21 +161,23 @@ def node_value(ifindexes: list[int], mtu: int = 0) -> bytes:
 def policy_key(
     subject: int,
     peer: int,
-    direction: Direction,
+    direction: int,
     protocol: int = 0,
     port: int = 0,
     port_bits: int | None = None,
 ) -> bytes:
-    """Key of `policy`. `port_bits` None means any port; protocol 0 means any protocol."""
+    """Key of `policy`. `port_bits` None means any port; protocol 0 means any protocol. `direction` may have
+    AUDITING beside it.
+    """
     bits = POLICY_FIXED_BITS
     if protocol:
         bits += PROTOCOL_BITS + (port_bits or 0)
     return POLICY_KEY.pack(bits, subject, peer, direction, protocol, port.to_bytes(2, "big"))
 
 
-def policy_value(precedence: int, verdict: Verdict) -> bytes:
+def policy_value(precedence: int, verdict: Verdict, audited: bool = False) -> bytes:
     """Value of `policy`."""
-    return POLICY_VALUE.pack(precedence, verdict)
+    return POLICY_VALUE.pack(precedence, verdict, audited)
 
 
 def fabric_value(self_place: int, prefixes: list[Prefix], exposed: Sequence[Prefix] = ()) -> bytes:
@@ -182,6 +205,13 @@ def number(value: int) -> bytes:
 def read_path(value: bytes) -> PathState:
     """Value of `paths`."""
     return PathState(*PATH.unpack(value))
+
+
+def read_audit(value: bytes) -> AuditRecord:
+    """A record of the ring buffer `audits`."""
+    source, destination, first, second, port, protocol, direction = AUDIT.unpack(value)
+    about = (protocol, int.from_bytes(port, "big"), Direction(direction))
+    return AuditRecord(source, destination, first, second, *about)
 
 
 def read_counter(per_cpu: list[bytes]) -> tuple[int, int]:

@@ -9,6 +9,6 @@ FIRST = 1
 TIERS = 2
 """Tiers, priorities, actions, defaults, expiry, entities and nodes."""
 OUTSIDE = 3
-"""Peers outside of the fabric, names of ports, types of ICMP."""
+"""Peers outside of the fabric, names of ports, types of ICMP, audit, rules whose first match holds."""
 LANGUAGE = 3
 """The newest, which this agent speaks."""

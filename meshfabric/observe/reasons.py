@@ -1,6 +1,6 @@
 """The datapath's verdicts in words, under the same names as in `bpf/include/reason.h`. Pure."""
 
-from meshfabric.model.tables import NO_DROPS, Reason
+from meshfabric.model.tables import Reason
 
 MEANING = {
     Reason.FORWARDED_TO_NODE: "into a tunnel to another node",
@@ -30,8 +30,8 @@ MEANING = {
     Reason.NOT_FROM_FABRIC: "towards a workload or tunnel, but not by the fabric",
     Reason.FRAGMENT: "later fragment of a packet whose first one was not seen",
     Reason.UNSUPPORTED: "a protocol or extension header that is not forwarded",
+    Reason.AUDITED: "went, but a policy in audit would have stopped it",
     Reason.FORWARDED_TO_WORLD: "out of an uplink to an address outside of the fabric",
     Reason.NAT_FULL: "no port of the node is left for another flow to that end of the world",
 }
-DROPS = [reason for reason in Reason if reason not in NO_DROPS]
 assert MEANING.keys() == set(Reason)

@@ -16,9 +16,9 @@ from meshfabric.model.labels import format_labels, format_selector
 from meshfabric.model.names import tunnel_device
 from meshfabric.model.node import NodeRecord, Uplink
 from meshfabric.model.policy import Action, Policy, Rule, format_expiry, format_rule, format_tier
-from meshfabric.model.tables import PathState, Reason
+from meshfabric.model.tables import DROPS, PathState, Reason
 from meshfabric.model.world import World
-from meshfabric.observe.reasons import DROPS, MEANING
+from meshfabric.observe.reasons import MEANING
 
 Row = dict[str, Any]
 US_PER_MS = 1000

@@ -199,6 +199,29 @@ POLICIES: list[dict[str, Any]] = [
     },
 ]
 
+AUDITS: list[dict[str, Any]] = [
+    {
+        "last": "2026-11-21T19:40:00Z",
+        "count": 17,
+        "direction": "ingress",
+        "from": "shop/web-0 10.88.2.7",
+        "to": "shop/db-0 10.88.1.9",
+        "what": "tcp/5432",
+        "policies": "database-soon",
+        "first": "2026-11-21T19:12:31Z",
+    },
+    {
+        "last": "2026-11-21T19:39:58Z",
+        "count": 1,
+        "direction": "egress",
+        "from": "shop/db-0 10.88.1.9",
+        "to": "198.51.100.7",
+        "what": "udp/123",
+        "policies": "database-soon, no-world",
+        "first": "2026-11-21T19:39:58Z",
+    },
+]
+
 DROPS: list[dict[str, Any]] = [
     {
         "reason": "policy_ingress",
@@ -242,6 +265,7 @@ ANSWERS: dict[Any, Any] = {
     "endpoints": ENDPOINTS,
     "paths": PATHS,
     "policies": POLICIES,
+    "audits": AUDITS,
     "drops": DROPS,
     "features": FEATURES,
     "fabric": FABRIC,

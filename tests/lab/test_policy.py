@@ -5,9 +5,11 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from meshfabric.lab import workloads
 from meshfabric.lab.state import Lab
@@ -117,6 +119,52 @@ def test_icmp_alone_may_be_allowed(fabric: Lab, family: int, protocol: str) -> N
     with Echo(fabric, DB), policy(fabric, "echo", "app=db", ingress=[{"ports": [protocol]}]):
         assert ping(fabric, WEB, db) is not None
         assert is_refused(fabric, WEB, db)
+
+
+def test_a_type_of_icmp_alone_may_be_allowed(fabric: Lab) -> None:
+    db, newer = address(fabric, DB), {"min_version": LANGUAGE}
+    with Echo(fabric, DB), policy(fabric, "ask", "app=db", ingress=[{"ports": ["icmp/13"]}], **newer):
+        assert ping(fabric, WEB, db) is None
+    rules = [{"ports": ["icmp/echo-request"]}]
+    with Echo(fabric, DB), policy(fabric, "ask", "app=db", ingress=rules, **newer):
+        assert ping(fabric, WEB, db) is not None
+        assert is_refused(fabric, WEB, db)
+
+
+@pytest.mark.parametrize(("way", "about"), [("ingress", "app=db"), ("egress", "app=web")])
+def test_a_port_is_allowed_by_the_name_that_its_workload_gives_it(fabric: Lab, way: str, about: str) -> None:
+    """On the node of the one who is asked, and on that of the one who asks."""
+    db, plain = address(fabric, DB), fabric.topology.workload("kube2", "db")
+    rules: dict[str, Any] = {way: [{"ports": ["tcp/echo"]}], "min_version": LANGUAGE}
+    with Echo(fabric, DB, ports=(ECHO_PORT, OTHER_PORT)), policy(fabric, "named", about, **rules):
+        assert is_refused(fabric, WEB, db), "nobody calls a port that yet"
+        for number in (ECHO_PORT, OTHER_PORT):
+            workloads.attach(fabric, replace(plain, ports={"echo": f"tcp/{number}"}))
+            until(partial(connects, fabric, WEB, db, number))
+            assert is_refused(fabric, WEB, db, ECHO_PORT + OTHER_PORT - number)
+        workloads.attach(fabric, plain)
+        until(lambda: is_refused(fabric, WEB, db, OTHER_PORT))
+
+
+def test_a_policy_in_audit_stops_nothing_and_is_listed(fabric: Lab) -> None:
+    db, closed = address(fabric, DB), {"mode": "audit", "min_version": LANGUAGE, "ingress": BOTH[1:]}
+    with Echo(fabric, DB), policy(fabric, "soon", "app=db", **closed):
+        before = drops(fabric, "kube2", "policy_ingress")
+        assert connects(fabric, CLIENT, db)
+        assert connects(fabric, WEB, db)
+        until(lambda: audits(fabric, ECHO_PORT))
+        (row,) = audits(fabric, ECHO_PORT)
+        assert (row["from"], row["to"]) == (f"web {address(fabric, WEB)}", f"db {db}")
+        assert row["direction"] == "ingress"
+        assert drops(fabric, "kube2", "policy_ingress") == before
+    with policy(fabric, "soon", "app=db", ingress=BOTH[1:]), Echo(fabric, DB):
+        assert is_refused(fabric, WEB, db), "as it said"
+
+
+def audits(lab: Lab, port: int) -> list[Any]:
+    """What db's node lists about one port, while the policy is there."""
+    rows = listing(lab, "kube2", "audits")
+    return [row for row in rows if (row["what"], row["policies"]) == (f"tcp/{port}", "soon")]
 
 
 def test_selectors_mean_sets_of_labels(fabric: Lab) -> None:

@@ -45,7 +45,8 @@ class Run:
     @property
     def reason(self) -> Reason | None:
         """What became of the packet; where its sender was told, or might have been, why it was dropped."""
-        reasons = [reason for reason in self.counted if reason not in ABOUT_A_DROP]
+        beside = {*ABOUT_A_DROP, Reason.AUDITED}
+        reasons = [reason for reason in self.counted if reason not in beside]
         assert len(reasons) <= 1, self.counted
         return next(iter(reasons), None)
 

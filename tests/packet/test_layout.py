@@ -62,7 +62,10 @@ PACKED = {
             "port": (int.from_bytes((443).to_bytes(2, "big"), "little"), 2),
         },
     ),
-    "policy_value": (tables.policy_value(1000, Verdict.ALLOW), {"precedence": (1000, 4), "verdict": (1, 1)}),
+    "policy_value": (
+        tables.policy_value(1000, Verdict.ALLOW, True),
+        {"precedence": (1000, 4), "verdict": (1, 1), "audited": (1, 1)},
+    ),
     "fabric": (tables.fabric_value(3, [PREFIX]), {"n_prefixes": (1, 4), "self": (3, 4)}),
     "uplink": (tables.uplink_value(7, [bytes(range(16))]), {"ifindex": (7, 4)}),
 }
@@ -94,6 +97,17 @@ def test_path_state_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
     assert tables.read_path(bytes(packed)) == tuple(range(1, len(tables.PathState._fields) + 1))
 
 
+def test_an_audit_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
+    size = btf["audit"]["size"]
+    assert size == tables.AUDIT.size
+    packed, told = bytearray(size), {"addr": 7, "identity": 5, "port": 0, "protocol": 6, "direction": 1}
+    for name, value in told.items():
+        member = next(one for one in btf["audit"]["members"] if one["name"] == name)
+        packed[member["bits_offset"] // 8] = value
+    first = bytes([7]).ljust(16, b"\0")
+    assert tables.read_audit(bytes(packed)) == (first, bytes(16), 5, 0, 6, 0, Direction.INGRESS)
+
+
 def test_counters_are_summed_over_cpus(btf: dict[str, dict[str, Any]]) -> None:
     assert btf["counter"]["size"] == tables.COUNTER.size
     assert tables.read_counter([tables.COUNTER.pack(1, 10), tables.COUNTER.pack(2, 20)]) == (3, 30)
@@ -114,6 +128,7 @@ def test_reasons_have_the_same_names_and_numbers(btf: dict[str, dict[str, Any]])
 def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "delivery") == {f"DELIVER_{one.name}": one.value for one in Delivery}
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
+    assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
     sizes = constants(btf, "sizes")
     for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "MAX_PREFIXES", "MAX_EXPOSED"):

@@ -6,6 +6,8 @@ verdict is shared, and flows that live through a change of policy are judged too
 What goes to the world is only asked whether the policy stops it.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -17,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP
 
+from meshfabric.agent.audit import Listener
 from meshfabric.compiler.step import compile_plan
+from meshfabric.kernel.ring import Ring
 from meshfabric.model.addresses import Prefix, format_prefix, parse_address
 from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint, Workload
@@ -34,19 +38,22 @@ from meshfabric.model.tables import (
     POLICY_VALUE,
     PROTOCOL_BITS,
     WORLD,
+    AuditRecord,
     Direction,
     Reason,
     Verdict,
+    read_audit,
 )
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.model.world import World as Known
-from tests.oracles import enforces, says_who
+from tests.oracles import audits, enforces, says_who
 from tests.packet import world as fabric
-from tests.packet.frames import V4, V6, echo, frame, ip, tcp, udp
+from tests.packet.frames import V4, V6, address, echo, frame, ip, tcp, udp
 from tests.packet.oracle import Oracle
 from tests.packet.rig import Rig, Scene
 from tests.packet.world import Owner, Rule, World, standard
+from tests.patience import DEADLINE_S
 from tests.strategies import APISERVERS, LABEL_SETS, OUTSIDE, SELF, policies
 from tests.strategies import settings as configured
 
@@ -103,10 +110,20 @@ class Documented:
 
         self.scene.change(edit, *PLACES.values(), WORLD)
 
-    def says(self, subject: str, outside: str, packet: tuple[int, int]) -> bool:
-        """Whether documents let somebody speak to an address outside."""
+    def says(self, subject: str, outside: str, packet: tuple[int, int]) -> tuple[bool, bool]:
+        """Whether documents let somebody speak to an address outside, and whether an audit is told."""
         about = self._known.workloads[SELF if subject == "host" else subject].labels
-        return enforces(self._known, about, ip_address(outside), Direction.EGRESS, packet)
+        question = (self._known, about, ip_address(outside), Direction.EGRESS, packet)
+        return enforces(*question), audits(*question)
+
+    @property
+    def known(self) -> Known:
+        """What the compiler was told."""
+        return self._known
+
+    def number(self, labels: Labels) -> int:
+        """The identity of those who have these labels."""
+        return self._known.identity(labels)
 
     def _labelled(self, labels: dict[str, Labels]) -> World:
         world = standard()
@@ -144,12 +161,11 @@ def _rule(key: object, value: object) -> Rule:
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
     bits, subject, peer, direction, protocol, port = POLICY_KEY.unpack(key)
-    precedence, verdict = POLICY_VALUE.unpack(value)
+    precedence, verdict, audited = POLICY_VALUE.unpack(value)
     port_bits = bits - POLICY_FIXED_BITS - PROTOCOL_BITS if protocol else None
     number = int.from_bytes(port, "big")
-    return Rule(
-        subject, peer, Direction(direction), Verdict(verdict), protocol, number, port_bits, precedence
-    )
+    rest = (protocol, number, port_bits, precedence, bool(audited))
+    return Rule(subject, peer, direction, Verdict(verdict), *rest)
 
 
 @st.composite
@@ -240,6 +256,78 @@ def test_a_type_of_icmp_is_its_questions_and_their_answers_alone(
     assert ask(clock) is Reason.FORWARDED_TO_LOCAL
 
 
+def in_audit(**rules: object) -> Policy:
+    """One about db that is not in force."""
+    text = PolicyText("p", "app=db", mode="audit", min_version=LANGUAGE, **rules)  # type: ignore[arg-type]
+    return read_policy(text)
+
+
+def test_what_a_policy_in_audit_would_stop_goes_and_is_told_once(rig: Rig) -> None:
+    web, db, other = LABEL_SETS[1], LABEL_SETS[2], LABEL_SETS[4]
+    scene = Documented(rig, {"alpha": web, "beta": db, **dict.fromkeys(["guest", "host", *FAR_AWAY], other)})
+    ring = Ring(rig.maps["audits"])
+    one, other_end = parse_address(address("alpha")), parse_address(address("beta"))
+    ring.read()  # what earlier tests left
+
+    def told(make: Callable[..., bytes], *ends: str, sport: int = 40000, **rest: object) -> list[AuditRecord]:
+        data = frame(make(*ends, sport=sport, **rest))
+        assert scene.scene.from_workload(DEVICES[ends[0]], data) is Reason.FORWARDED_TO_LOCAL
+        return [read_audit(one) for one in ring.read()]
+
+    numbers = scene.number(web), scene.number(db)
+    seen = [AuditRecord(one, other_end, *numbers, fabric.TCP, 443, way) for way in Direction]
+    assert told(tcp, "alpha", "beta", port=443) == []
+    scene.say({"p": in_audit(ingress=[IngressText(None, ["tcp/80"])])})
+    assert told(tcp, "alpha", "beta", port=443) == [seen[Direction.INGRESS]], (
+        "judged again, as for any change"
+    )
+    assert told(tcp, "alpha", "beta", port=443) == [], "an established flow asks nobody"
+    assert told(tcp, "beta", "alpha", sport=443, port=40000, flags="SA") == []
+    assert told(tcp, "alpha", "beta", port=80) == []
+    scene.say({"q": read_policy(PolicyText("q", "*", mode="audit", egress=[], min_version=LANGUAGE))})
+    assert told(tcp, "alpha", "beta", port=443, sport=40001) == seen, "both ends have their say"
+    scene.say({"p": None, "q": None})
+    assert told(tcp, "alpha", "beta", port=443, sport=40002) == []
+    ring.close()
+
+
+def test_the_agent_hears_of_it_and_says_so_once_in_a_while(rig: Rig) -> None:
+    web, db, other = LABEL_SETS[1], LABEL_SETS[2], LABEL_SETS[4]
+    scene = Documented(rig, {"alpha": web, "beta": db, **dict.fromkeys(["guest", "host", *FAR_AWAY], other)})
+    scene.say({"p": in_audit(ingress=[])})
+    noted: list[tuple[str, str]] = []
+    listener = Listener(rig.maps["audits"], scene.known, lambda name, detail: noted.append((name, detail)))
+
+    async def heard(port: int) -> None:
+        rig.run("from_workload", frame(tcp("alpha", "beta", port)), DEVICES["alpha"])
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(row["what"] == f"tcp/{port}" for row in listener.heard.rows(scene.known)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+    async def story() -> None:
+        task = asyncio.create_task(listener.run())
+        for port in (443, 80):
+            await heard(port)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(story())
+    ((name, detail),) = noted
+    assert name == "policy audit"
+    assert detail.startswith("would be denied: 10.77.0.1 to 10.77.0.2 on tcp/")
+    assert detail.endswith(": ingress by p")
+
+
+def test_what_is_not_allowed_anyway_is_no_audits_affair(rig: Rig) -> None:
+    web, db, other = LABEL_SETS[1], LABEL_SETS[2], LABEL_SETS[4]
+    scene = Documented(rig, {"alpha": web, "beta": db, **dict.fromkeys(["guest", "host", *FAR_AWAY], other)})
+    scene.say({"p": in_audit(ingress=[]), "q": read_policy(PolicyText("q", "app=db", []))})
+    run = rig.run("from_workload", frame(tcp("alpha", "beta", 443)), DEVICES["alpha"])
+    assert run.counted.keys() == {Reason.POLICY_INGRESS}
+
+
 said = st.fixed_dictionaries({name: policies(name) for name in "pq"})
 
 
@@ -256,5 +344,5 @@ def test_the_policy_stops_what_goes_to_the_world_as_the_documents_say(
             make, protocol = (udp, fabric.UDP) if port == 53 else (tcp, fabric.TCP)
             family = V6 if ":" in text else V4
             run = rig.run("from_workload", frame(make(source, text, port, family=family)), DEVICES[source])
-            stopped = run.reason is Reason.POLICY_EGRESS
-            assert stopped is not scene.says(source, text, (protocol, port)), (source, text, port)
+            told = (run.reason is not Reason.POLICY_EGRESS, Reason.AUDITED in run.counted)
+            assert told == scene.says(source, text, (protocol, port)), (source, text, port)

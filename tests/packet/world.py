@@ -69,12 +69,13 @@ class Rule:
 
     subject: int
     peer: int
-    direction: Direction
+    direction: int
     verdict: Verdict = Verdict.ALLOW
     protocol: int = 0
     port: int = 0
     port_bits: int | None = None
     precedence: int = 100
+    audited: bool = False
 
 
 @dataclass
@@ -192,7 +193,7 @@ def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, by
         },
         "policy": {
             tables.policy_key(r.subject, r.peer, r.direction, r.protocol, r.port, r.port_bits): (
-                tables.policy_value(r.precedence, r.verdict)
+                tables.policy_value(r.precedence, r.verdict, r.audited)
             )
             for r in world.rules
         },

@@ -24,6 +24,7 @@ SHOWN = (
     "path list",
     "path show edge-3",
     "policy list",
+    "policy audit",
     "drop list",
     "doctor",
 )

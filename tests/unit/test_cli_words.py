@@ -65,6 +65,23 @@ loose is about every workload
     allow anything from anyone
   out: nothing may leave, but what other policies allow""",
     """\
+name: soon
+mode: audit
+tier: baseline
+priority: 7
+select: ""
+min_version: 3
+first_match: true
+ingress: [{action: deny, ports: [tcp/http, icmp/8]}, {}]
+""": """\
+soon is about every workload
+  tier: baseline, priority 7: only where no policy of tier normal selects
+  in audit: stops nothing; what it would stop is listed by meshfabric policy audit
+  in: the first of these that covers a packet holds
+    deny icmp/echo-request, tcp/http from anyone
+    allow anything from anyone
+  out: not ruled by this policy""",
+    """\
 name: outside
 select: ""
 min_version: 3

@@ -43,7 +43,7 @@ from meshfabric.model.ports import MAX_PORT, Ports
 from meshfabric.model.tables import NOWHERE, POLICY_KEY, WORLD, Direction, Verdict, policy_key, policy_value
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
-from tests.oracles import asks_table, enforces, is_outside, lookup, owner
+from tests.oracles import asks_table, audits, audits_table, enforces, is_outside, lookup, owner
 from tests.strategies import (
     LABEL_SETS,
     OUTSIDE,
@@ -70,8 +70,9 @@ def test_every_verdict_is_that_of_the_documents(world: World) -> None:
     peers = [*world.labels.items(), (ANY_PEER, None), (STRANGER, None)]
     for subject, (peer, labels), direction in product(world.subjects, peers, Direction):
         for packet in PACKETS:
-            expected = enforces(world, world.labels[subject], labels, direction, packet)
-            assert asks_table(table, subject, peer, direction, packet) == expected, packet
+            about = (world, world.labels[subject], labels, direction, packet)
+            assert asks_table(table, subject, peer, direction, packet) == enforces(*about), packet
+            assert audits_table(table, subject, peer, direction, packet) == audits(*about), packet
 
 
 @given(policed_worlds)
@@ -86,9 +87,10 @@ def test_so_is_every_verdict_about_an_address_outside(world: World) -> None:
         assert (place == WORLD) == is_outside(world, address), address
         assert place in (WORLD, NOWHERE)
         for subject, direction, packet in product(world.subjects, Direction, PACKETS if place else ()):
-            expected = enforces(world, world.labels[subject], address, direction, packet)
-            table = plan.table(Table.POLICY)
-            assert asks_table(table, subject, identity, direction, packet, ANY_WORLD) == expected, packet
+            about = (world, world.labels[subject], address, direction, packet)
+            entry = (plan.table(Table.POLICY), subject, identity, direction, packet, ANY_WORLD)
+            assert asks_table(*entry) == enforces(*about), packet
+            assert audits_table(*entry) == audits(*about), packet
 
 
 @given(policed_worlds)
@@ -98,7 +100,7 @@ def test_only_local_subjects_have_entries_and_each_has_a_default(world: World) -
     locals_ = {world.identity(one.labels) for one in world.workloads.values()}
     assert subjects(world) == locals_ == {subject for _, subject, *_ in keys}
     assert {peer for _, _, peer, *_ in keys} <= {*ANYONE, *world.labels, *world.networks.by_number}
-    defaults = {(s, peer, Direction(d)) for bits, s, peer, d, *_ in keys if bits == 72 and peer in ANYONE}
+    defaults = {(s, peer, d) for bits, s, peer, d, *_ in keys if bits == 72 and peer in ANYONE}
     assert defaults >= set(product(locals_, ANYONE, Direction))
 
 

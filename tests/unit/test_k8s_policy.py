@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshfabric.k8s.translate import namespace_labels, policy_name, translate, translate_one
+from meshfabric.k8s.networkpolicy import policy_name
+from meshfabric.k8s.selectors import namespace_labels
+from meshfabric.k8s.translate import translate, translate_one
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import make_labels, matches
 from meshfabric.model.policy import Policy
 from meshfabric.model.policytext import EgressText, IngressText, PolicyText, read_policy
+from meshfabric.model.versions import OUTSIDE
 from meshfabric.model.yamltext import parse_documents
 
 HERE = "k8s.meshfabric.io/namespace=default"
@@ -41,7 +44,7 @@ def ingress_ports(*ports: Any) -> Any:
     return rule.ports
 
 
-def test_the_example_of_the_documentation_less_its_ip_block() -> None:
+def test_the_example_of_the_documentation() -> None:
     text = """
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -51,11 +54,12 @@ spec:
   policyTypes: [Ingress, Egress]
   ingress:
   - from:
+    - ipBlock: {cidr: 172.17.0.0/16, except: [172.17.1.0/24]}
     - namespaceSelector: {matchLabels: {project: myproject}}
     - podSelector: {matchLabels: {role: frontend}}
     ports: [{protocol: TCP, port: 6379}]
   egress:
-  - to: [{podSelector: {matchLabels: {role: dns}}}]
+  - to: [{ipBlock: {cidr: 10.0.0.0/24}}]
     ports: [{protocol: TCP, port: 5978}]
 """
     (policy,) = translate(parse_documents(text, "np.yaml", dict[str, Any]))
@@ -64,12 +68,17 @@ spec:
         f"{HERE}, role=db",
         [
             IngressText(
-                [f"{ANY_NAMESPACE}, k8s.meshfabric.io/ns/project=myproject", f"{HERE}, role=frontend"],
+                [
+                    {"cidr": "172.17.0.0/16", "except": ["172.17.1.0/24"]},
+                    f"{ANY_NAMESPACE}, k8s.meshfabric.io/ns/project=myproject",
+                    f"{HERE}, role=frontend",
+                ],
                 ["tcp/6379"],
             )
         ],
-        [EgressText([f"{HERE}, role=dns"], ["tcp/5978"])],
+        [EgressText([{"cidr": "10.0.0.0/24"}], ["tcp/5978"])],
         "NetworkPolicy default/test-network-policy",
+        min_version=OUTSIDE,
     )
 
 
@@ -167,6 +176,8 @@ def test_expressions(expression: dict[str, Any], term: str) -> None:
         ({"protocol": "SCTP", "port": 7777}, "sctp/7777"),
         ({"protocol": "TCP", "port": 32000, "endPort": 32768}, "tcp/32000-32768"),
         ({"port": 80, "endPort": 80}, "tcp/80"),
+        ({"port": "http"}, "tcp/http"),
+        ({"port": "dns-tcp", "protocol": "UDP"}, "udp/dns-tcp"),
     ],
 )
 def test_ports(port: dict[str, Any], said: str) -> None:
@@ -177,16 +188,24 @@ def test_ports(port: dict[str, Any], said: str) -> None:
     ("spec", "said"),
     [
         (
-            {"ingress": [{"from": [{"ipBlock": {"cidr": "172.17.0.0/16", "except": ["172.17.1.0/24"]}}]}]},
-            "spec.ingress[0].from[0].ipBlock: an ipBlock cannot be said yet",
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "172.17.0.0/16", "except": ["172.18.1.0/24"]}}]}]},
+            "spec.ingress[0].from[0].ipBlock: 172.18.1.0/24 is no part of 172.17.0.0/16",
         ),
+        ({"ingress": [{"from": [{"ipBlock": {}}]}]}, "from[0].ipBlock.cidr: expected text, got None"),
+        ({"ingress": [{"from": [{"ipBlock": {"cidr": "web"}}]}]}, "'web' is no prefix"),
         (
-            {"egress": [{}, {"ports": [{"port": "http"}]}]},
-            "spec.egress[1].ports[0].port: the named port 'http' cannot be said yet",
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}]},
+            "spec.ingress[0].from[0]: an ipBlock stands alone",
         ),
+        ({"egress": [{}, {"ports": [{"port": "HTTP"}]}]}, "spec.egress[1].ports[0].port: 'HTTP' is no name"),
+        ({"egress": [{"ports": [{"port": "http", "endPort": 9}]}]}, "endPort without a port's number"),
+        ({"podSelector": {"matchLabels": {"port.meshfabric.io/http": "tcp.80"}}}, "is the fabric's own"),
         ({"ingress": [{"from": [{}]}]}, "spec.ingress[0].from[0]: a peer selects nothing"),
         ({"ingress": [{"to": []}]}, "spec.ingress[0]: 'to' cannot be said yet"),
-        ({"ingress": [{"ports": [{"endPort": 90}]}]}, "spec.ingress[0].ports[0]: endPort without port"),
+        (
+            {"ingress": [{"ports": [{"endPort": 90}]}]},
+            "ports[0]: endPort without a port's number",
+        ),
         ({"ingress": [{"ports": [{"port": 90, "endPort": 80}]}]}, "endPort 80 is below port 90"),
         ({"ingress": [{"ports": [{"port": 0}]}]}, "spec.ingress[0].ports[0].port: 0 is no port (1 to 65535)"),
         ({"ingress": [{"ports": [{"port": True}]}]}, "True is no port"),
@@ -247,7 +266,7 @@ def test_names_are_valid_and_apart() -> None:
     ]
     names = [translate_one(network_policy(name, namespace)).name for namespace, name in pairs]
     assert len(set(names)) == len(pairs)
-    assert names[0] == policy_name("a", "b.c") == "k8s.a.b.c"
+    assert names[0] == policy_name("k8s.a.b.c") == "k8s.a.b.c"
 
 
 def pod(namespace: str, labels: dict[str, str], **of_namespace: str) -> Any:
@@ -307,7 +326,8 @@ expressions = record(key=words | anything, operator=words | anything, values=lis
 selectors = record(
     matchLabels=st.dictionaries(words, words, max_size=2), matchExpressions=listed(expressions)
 )
-peers = record(podSelector=selectors, namespaceSelector=selectors, ipBlock=anything)
+blocks = record(cidr=st.sampled_from(["10.0.0.0/8", "::/0", "x"]), **{"except": listed(words)}) | anything
+peers = record(podSelector=selectors, namespaceSelector=selectors, ipBlock=blocks)
 port_rules = record(protocol=words | anything, port=ports | words, endPort=ports)
 specs = record(
     podSelector=selectors,

@@ -102,6 +102,7 @@ def test_a_policy_key_has_its_port_in_network_order() -> None:
 
 
 def test_a_policy_value() -> None:
+    assert policy_value(1000, Verdict.ALLOW, True)[5] == 1
     value = policy_value(1000, Verdict.ALLOW)
     assert value == struct.pack("=IBBBB", 1000, 1, 0, 0, 0)
     assert show_value("policy", value) == "allow at 1000"

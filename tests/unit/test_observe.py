@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshfabric.model.errors import PermanentError
-from meshfabric.model.tables import NO_DROPS, Reason
+from meshfabric.model.tables import DROPS, NO_DROPS, Reason
 from meshfabric.observe import metrics
 from meshfabric.observe.events import KEPT, Events
 from meshfabric.observe.logs import JsonLines
@@ -89,4 +89,5 @@ def test_every_drop_is_listed_also_when_it_never_happened() -> None:
     rows = drop_rows({Reason.NO_ROUTE: (2, 200)})
     assert {row["reason"]: row["packets"] for row in rows}["no_route"] == 2
     assert len(rows) == len(set(Reason) - NO_DROPS)
+    assert Reason.AUDITED not in DROPS, "what goes is no drop, though a policy in audit would stop it"
     assert all(MEANING[Reason[row["reason"].upper()]] == row["meaning"] for row in rows)

@@ -116,6 +116,8 @@ def test_in_a_record_of_old_they_are_labels() -> None:
         document(IngressText(["app=web", {"entity": "world"}]), version=OUTSIDE),
         document(IngressText(None, ["tcp/443", "tcp/http"]), version=OUTSIDE),
         document(IngressText(None, ["icmpv6/128"]), version=OUTSIDE),
+        document(mode="audit", version=OUTSIDE),
+        document(IngressText(), tier="admin", first_match=True, version=OUTSIDE),
         document(IngressText([{"entity": "kube-apiserver"}]), tier="admin", version=OUTSIDE),
     ],
 )
@@ -144,7 +146,13 @@ def test_what_they_understand_is_not() -> None:
             document(IngressText(action="drop")),
             "ingress[0]: unknown action 'drop' (one of allow, pass, deny)",
         ),
-        (document(IngressText(), IngressText(action="audit")), "ingress[1]: audit is not there yet"),
+        (document(IngressText(), IngressText(action="audit")), "ingress[1]: a rule alone cannot be in audit"),
+        (document(mode="dry-run"), "mode: unknown mode 'dry-run' (one of enforce, audit)"),
+        (document(IngressText(), first_match=True), "first_match: rules of tier normal have no order"),
+        (
+            document(*129 * [IngressText()], tier="admin", first_match=True),
+            "ingress: 129 rules in order (keep to 128)",
+        ),
         (document(IngressText(action="pass")), "ingress[0]: a rule of tier normal cannot pass"),
         (document(IngressText(action="pass"), tier="baseline"), "a rule of tier baseline cannot pass"),
         (document(tier="admin"), "ingress: an empty list says nothing in tier admin (write `- action: deny`"),
