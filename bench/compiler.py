@@ -135,6 +135,18 @@ def one_of_many(number: int, port: int = 443) -> Policy:
     )
 
 
+def outside(number: int) -> Policy:
+    """About one app that may speak with two prefixes, of which nobody else knows."""
+    peers: list[PeerText] = [
+        f"198.18.{number}.0/24",
+        {"cidr": "192.0.2.0/24", "except": [f"192.0.2.{number}/32"]},
+    ]
+    rules = [EgressText(peers, ["tcp/443"])]
+    return read_policy(
+        PolicyText(f"outside{number}", f"app=app{number * APART}", None, rules, min_version=LANGUAGE)
+    )
+
+
 def local(number: int) -> Event:
     """A workload of this node."""
     name = f"shop/local-{number}" if number else SETTINGS.node
@@ -283,6 +295,8 @@ def many_sorts(nodes: int) -> Iterator[tuple[str, Callable[[int], Event]]]:
     yield "a wide one changes", lambda turn: changed(100 * turn, 1000 + turn)
     yield "a wide one goes", lambda turn: Event(Kind.POLICY, f"many{100 * turn}")
     yield "a wide one comes", lambda turn: changed(100 * turn, 443)
+    yield "a network comes", lambda turn: Event(Kind.POLICY, f"outside{turn}", outside(turn))
+    yield "a network goes", lambda turn: Event(Kind.POLICY, f"outside{turn}")
     yield "new label set", lambda turn: endpoint(turn, nodes, MANY_LABEL_SETS + turn)
     yield "subject goes", lambda turn: Event(Kind.WORKLOAD, f"shop/local-{(1 + turn) * APART}")
     yield "subject comes", lambda turn: local((1 + turn) * APART)

@@ -151,9 +151,15 @@ static __always_inline bool may_answer(const struct outer *o)
 	return is_icmp(o->protocol) || has_ports(o) || (o->version == 6 && is_extension(o->protocol));
 }
 
+/* Without a tag, and to this node's link address: not one that is only overheard. */
+static __always_inline bool is_for_us(const struct __sk_buff *skb, const struct outer *o)
+{
+	return !skb->vlan_present && o->l3 == ETH_HLEN && skb->pkt_type == PACKET_HOST;
+}
+
 static __always_inline int take_clear(struct __sk_buff *skb, const struct outer *o)
 {
-	if (skb->vlan_present || o->l3 != ETH_HLEN || is_fabric(&o->source) || !is_exposed(&o->destination))
+	if (!is_for_us(skb, o) || is_fabric(&o->source) || !is_exposed(&o->destination))
 		return drop(skb, CLEAR_INGRESS);
 	return from_world_bare(skb);
 }
@@ -214,7 +220,7 @@ int from_uplink(struct __sk_buff *skb)
 	} else if (!world_ports || !may_answer(&o)) {
 		return TC_ACT_UNSPEC;
 	}
-	return skb->vlan_present || o.l3 != ETH_HLEN ? TC_ACT_UNSPEC : from_world(skb);
+	return is_for_us(skb, &o) ? from_world(skb) : TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -35,6 +35,19 @@ static __always_inline struct flow *flow_behind(const struct nat *one, const str
 	return flow && goes_by(flow, guise) && !is_over(flow, one->flow.protocol) ? flow : NULL;
 }
 
+/* Of an established flow: out of the table that a flood may sweep. */
+static __noinline bool promote_nat(const struct flow_key *seen)
+{
+	struct nat *one = bpf_map_lookup_elem(&new_nat, seen);
+
+	if (!one)
+		return false;
+	struct nat answered = *one;
+	if (bpf_map_update_elem(&nat, seen, &answered, BPF_NOEXIST))
+		return false;
+	return !bpf_map_delete_elem(&new_nat, seen);
+}
+
 static __always_inline void aim_at(struct move *move, const struct guise *guise, const struct nat *one,
 				   bool destination)
 {
@@ -69,7 +82,7 @@ static __noinline int complain_abroad(struct __sk_buff *skb, const struct packet
 	if (!write_error(skb, p, mtu, &speaker))
 		return verdict;
 	count(skb, mtu ? TOO_BIG_TOLD : EXPIRED_TOLD);
-	skb->mark = fabric_mark;
+	skb->mark = is_exposed(&speaker) ? fabric_mark : 0;
 	return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 }
 
@@ -96,7 +109,7 @@ static __noinline bool recognise(struct packet *p, struct move *move)
 	aim_at(move, &guise, one, true);
 	note_first_fragment(p);
 	if (is_established(flow))
-		promote_nat(&seen, one);
+		promote_nat(&seen);
 	seen_from_inside(p, one);
 	return true;
 }

@@ -45,13 +45,4 @@ static __always_inline void seen_as(const struct nat *one, const struct guise *g
 	order_ends(seen, &guise->addr, &far, port_pair(guise->port, port), one->flow.protocol);
 }
 
-/* Of an established flow: out of the table that a flood may sweep. */
-static __always_inline void promote_nat(const struct flow_key *seen, const struct nat *one)
-{
-	struct nat answered = *one;
-
-	if (!bpf_map_lookup_elem(&nat, seen) && !bpf_map_update_elem(&nat, seen, &answered, BPF_NOEXIST))
-		bpf_map_delete_elem(&new_nat, seen);
-}
-
 #endif

@@ -37,6 +37,7 @@ from meshfabric.api.server import serving
 from meshfabric.config import read_settings
 from meshfabric.kernel import features, wireguard
 from meshfabric.kernel.attach import pod_pair
+from meshfabric.kernel.ephemeral import given_to_sockets
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.loader import Datapath, load
 from meshfabric.kernel.maps import Generations, MapTables
@@ -189,6 +190,7 @@ class Agent:
         for told in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(told, end.set)
         self._events.note("agent started", f"node {self._world.node}, pid {os.getpid()}")
+        self._warn_of_sockets()
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
             await stack.enter_async_context(serving(self._settings.socket, self._answers()))
@@ -201,6 +203,18 @@ class Agent:
             for task in running:
                 task.cancel()
         self._events.note("agent ended")
+
+    def _warn_of_sockets(self) -> None:
+        """A socket of the node's and a translated flow must not have one port towards one end."""
+        ports = self._settings.datapath
+        world = range(ports.world_port_base, ports.world_port_base + ports.world_ports)
+        if self._settings.world is not WorldMode.TRANSLATE:
+            return
+        for row in given_to_sockets(world):
+            what = (
+                f"{row.start}-{row.stop - 1} of datapath.world_ports are also given to the node's own sockets"
+            )
+            self._events.note("ports shared", f"{what}; add them to net.ipv4.ip_local_reserved_ports")
 
     async def _recall(self) -> None:
         """What is there already: devices, keys, workloads, and the world as it was last known."""

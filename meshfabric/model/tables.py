@@ -101,9 +101,7 @@ class Reason(IntEnum):
 
 
 FIRST_DROP = Reason.MALFORMED
-NO_DROPS = frozenset(
-    {*(one for one in Reason if one < FIRST_DROP), Reason.AUDITED, Reason.FORWARDED_TO_WORLD}
-)
+NO_DROPS = frozenset(one for one in Reason if one < FIRST_DROP) | {Reason.AUDITED, Reason.FORWARDED_TO_WORLD}
 DROPS = tuple(reason for reason in Reason if reason not in NO_DROPS)
 
 

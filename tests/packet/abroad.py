@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from meshfabric.kernel import links
 from meshfabric.model.tables import Reason
 from tests.packet.frames import ECHO_ID, FROM_PORT, V4, V6, echo, frame, tcp, udp
 from tests.packet.oracle import NEXT, REDIRECT, SHOT
@@ -75,7 +76,12 @@ def leave(rig: Rig, packet: bytes, device: str = "mfp1", segment: int = 0) -> Ru
 
 
 def arrive(rig: Rig, packet: bytes, device: str = "up0") -> Run:
-    return rig.run("from_uplink", frame(packet), device)
+    return rig.run("from_uplink", addressed(rig, packet, device), device)
+
+
+def addressed(rig: Rig, packet: bytes, device: str = "up0") -> bytes:
+    """As a frame for the uplink's own link address."""
+    return bytes.fromhex(rig.arena.run(links.mac_of, device).replace(":", "")) + frame(packet)[6:]
 
 
 def left(run: Run) -> bool:
@@ -94,4 +100,4 @@ def refused(run: Run, reason: Reason) -> bool:
 
 def ignored(run: Run, packet: bytes) -> bool:
     """It goes on to others, as it came."""
-    return (run.action, run.counted, run.packet) == (NEXT, {}, frame(packet))
+    return (run.action, run.counted, run.packet[6:]) == (NEXT, {}, frame(packet)[6:])

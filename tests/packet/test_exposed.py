@@ -15,6 +15,7 @@ from tests.packet.abroad import (
     FAMILIES,
     LINK,
     WORLD,
+    addressed,
     arrive,
     change,
     delivered,
@@ -186,7 +187,8 @@ def test_an_exposed_address_of_another_node_is_not_carried_on(rig: Rig, exposed:
 
 @FAMILIES
 def test_a_tagged_frame_does_not_come_in(rig: Rig, exposed: World, family: int) -> None:
-    data = frame(udp(REMOTE[family], "guest", 53, family=family))
+    data = addressed(rig, udp(REMOTE[family], "guest", 53, family=family))
+    assert refused(rig.run("from_uplink", frame(data[14:]), "up0"), Reason.CLEAR_INGRESS), "overheard"
     run = rig.run("from_uplink", data[:12] + b"\x81\x00\x00\x05" + data[12:], "up0")
     assert refused(run, Reason.CLEAR_INGRESS)
 

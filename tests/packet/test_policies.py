@@ -6,6 +6,8 @@ verdict is shared, and flows that live through a change of policy are judged too
 What goes to the world is only asked whether the policy stops it.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP
 
+from meshfabric.agent.audit import Listener
 from meshfabric.compiler.step import compile_plan
 from meshfabric.kernel.ring import Ring
 from meshfabric.model.addresses import Prefix, format_prefix, parse_address
@@ -50,6 +53,7 @@ from tests.packet.frames import V4, V6, address, echo, frame, ip, tcp, udp
 from tests.packet.oracle import Oracle
 from tests.packet.rig import Rig, Scene
 from tests.packet.world import Owner, Rule, World, standard
+from tests.patience import DEADLINE_S
 from tests.strategies import APISERVERS, LABEL_SETS, OUTSIDE, SELF, policies
 from tests.strategies import settings as configured
 
@@ -111,6 +115,11 @@ class Documented:
         about = self._known.workloads[SELF if subject == "host" else subject].labels
         question = (self._known, about, ip_address(outside), Direction.EGRESS, packet)
         return enforces(*question), audits(*question)
+
+    @property
+    def known(self) -> Known:
+        """What the compiler was told."""
+        return self._known
 
     def number(self, labels: Labels) -> int:
         """The identity of those who have these labels."""
@@ -280,6 +289,35 @@ def test_what_a_policy_in_audit_would_stop_goes_and_is_told_once(rig: Rig) -> No
     scene.say({"p": None, "q": None})
     assert told(tcp, "alpha", "beta", port=443, sport=40002) == []
     ring.close()
+
+
+def test_the_agent_hears_of_it_and_says_so_once_in_a_while(rig: Rig) -> None:
+    web, db, other = LABEL_SETS[1], LABEL_SETS[2], LABEL_SETS[4]
+    scene = Documented(rig, {"alpha": web, "beta": db, **dict.fromkeys(["guest", "host", *FAR_AWAY], other)})
+    scene.say({"p": in_audit(ingress=[])})
+    noted: list[tuple[str, str]] = []
+    listener = Listener(rig.maps["audits"], scene.known, lambda name, detail: noted.append((name, detail)))
+
+    async def heard(port: int) -> None:
+        rig.run("from_workload", frame(tcp("alpha", "beta", port)), DEVICES["alpha"])
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(row["what"] == f"tcp/{port}" for row in listener.heard.rows(scene.known)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+    async def story() -> None:
+        task = asyncio.create_task(listener.run())
+        for port in (443, 80):
+            await heard(port)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(story())
+    ((name, detail),) = noted
+    assert name == "policy audit"
+    assert detail.startswith("would be denied: 10.77.0.1 to 10.77.0.2 on tcp/")
+    assert detail.endswith(": ingress by p")
 
 
 def test_what_is_not_allowed_anyway_is_no_audits_affair(rig: Rig) -> None:

@@ -17,6 +17,7 @@ from tests.packet.abroad import (
     FAMILIES,
     KINDS,
     LINK,
+    addressed,
     arrive,
     change,
     delivered,
@@ -352,9 +353,16 @@ def test_a_mark_of_the_workloads_does_not_leave(rig: Rig, abroad: World) -> None
     assert left(rig.run("from_workload", frame(udp("alpha", REMOTE[V4], 53)), "mfp1", mark=77))
 
 
-def test_a_tag_is_not_ours(rig: Rig, abroad: World) -> None:
+def test_what_is_only_overheard_is_not_ours(rig: Rig, abroad: World) -> None:
     guise = guise_of(leave(rig, udp("alpha", REMOTE[V4], 53)))
     data = frame(udp(REMOTE[V4], NODE[V4], guise, sport=53))
+    run = rig.run("from_uplink", data, "up0")
+    assert (run.counted, run.packet) == ({}, data)
+
+
+def test_a_tag_is_not_ours(rig: Rig, abroad: World) -> None:
+    guise = guise_of(leave(rig, udp("alpha", REMOTE[V4], 53)))
+    data = addressed(rig, udp(REMOTE[V4], NODE[V4], guise, sport=53))
     tagged = data[:12] + b"\x81\x00\x00\x05" + data[12:]
     run = rig.run("from_uplink", tagged, "up0")
     assert (run.counted, run.packet) == ({}, tagged)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meshfabric.model.tables import NO_DROPS, Direction, Reason
 from tests.packet import world as fabric
-from tests.packet.abroad import LINK, arrive, guise_of, ignored, leave, refused
+from tests.packet.abroad import LINK, addressed, arrive, guise_of, ignored, leave, refused
 from tests.packet.bent import bent, padded
 from tests.packet.frames import V4, V6, echo, frame, tcp, udp
 from tests.packet.oracle import NEXT, REDIRECT, SHOT
@@ -177,7 +177,7 @@ def test_whatever_bytes_come_by_an_uplink(rig: Rig, packets: list[tuple[bool, by
     rig.reset(expose(open_to_all()) if exposed else open_to_all())
     guises = {family: _asked(rig, family) for family in (V4, V6) if not exposed}
     for inward, packet in packets:
-        data = frame(padded(_aimed(packet, guises) if inward else packet))
+        data = addressed(rig, padded(_aimed(packet, guises) if inward else packet))
         for program in ("from_uplink", "to_uplink"):
             run = rig.run(program, data, "up0", mark=0)
             assert run.action in (NEXT, SHOT, REDIRECT)

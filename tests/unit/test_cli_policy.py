@@ -233,6 +233,19 @@ def test_users_and_passwords(start_etcd: StartEtcd, file: Path, tmp_path: Path) 
     assert root.exit_code == Code.OK
 
 
+def test_who_may_write_policies_need_not_read_the_config(
+    start_etcd: StartEtcd, file: Path, tmp_path: Path
+) -> None:
+    server, own = start_etcd(), f"{state_prefix('x')}policies/"
+    server.enable_auth()
+    server.ctl("--user", "root:root", "role", "grant-permission", "own", "readwrite", own, "--prefix")
+    (tmp_path / "right").write_text("right\n")
+    file.write_text("{name: p, select: a, ingress: [{from: [192.0.2.0/24]}]}")
+    result = policy(server, "x", "apply", file, "--user", "node", "--password-file", tmp_path / "right")
+    assert (result.exit_code, result.stdout) == (Code.OK, "p: created\n")
+    assert result.stderr.startswith("warning: whether peers by address are outside is not known: ")
+
+
 def test_certificates(start_etcd: StartEtcd, file: Path, tmp_path: Path) -> None:
     pem = make_certificates(tmp_path / "pem")
     server = start_etcd("--client-cert-auth", certificates=pem)

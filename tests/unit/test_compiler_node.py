@@ -237,8 +237,10 @@ def test_each_local_address_has_a_record(given: Settings, happened: list[Event])
             records[f"endpoints/n1/{format_address(address)}"], type=EndpointRecord, strict=True
         )
         assert (record.workload, record.kind) == (name, LOCAL[name][0])
+        said = {**record.labels}
+        said |= {f"port.meshfabric.io/{port}": text.replace("/", ".") for port, text in record.ports.items()}
         labels = world.workloads[name].labels
-        assert record.labels == {key: value for key, value in labels if not key.startswith("meshfabric.io/")}
+        assert said == {key: value for key, value in labels if not key.startswith("meshfabric.io/")}
 
 
 def test_the_fabrics_own_labels_are_not_written() -> None:

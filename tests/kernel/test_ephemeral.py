@@ -1,0 +1,44 @@
+"""Ports that sockets get by themselves, in a namespace where we say which."""
+
+from pathlib import Path
+
+import pytest
+
+from meshfabric.kernel import netns
+from meshfabric.kernel.ephemeral import RANGE, RESERVED, given_to_sockets
+from tests.kernel.cell import namespace
+
+CASES = {
+    "Linux's own": ("32768 60999", "", range(61000, 65536), []),
+    "wider": ("1024 65535", "", range(61000, 65536), [range(61000, 65536)]),
+    "reserved": ("1024 65535", "61000-65535", range(61000, 65536), []),
+    "partly reserved": (
+        "1024 62000",
+        "61500,61700-61800",
+        range(61000, 65536),
+        [
+            range(61000, 61500),
+            range(61501, 61700),
+            range(61801, 62001),
+        ],
+    ),
+    "below": ("32768 60999", "", range(32760, 32770), [range(32768, 32770)]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_which_ports_are_given_to_sockets(name: str) -> None:
+    row, reserved, ports, wanted = CASES[name]
+
+    def ask(row: str, reserved: str, ports: range) -> list[range]:
+        RANGE.write_text(row)
+        RESERVED.write_text(reserved + "\n")
+        return given_to_sockets(ports)
+
+    with namespace() as where:
+        assert netns.run(where, ask, row, reserved, ports) == wanted
+
+
+def test_they_are_read_where_they_stand() -> None:
+    assert Path(RANGE).exists()
+    assert given_to_sockets(range(0)) == []
