@@ -32,7 +32,7 @@ def enclose(bench: str) -> None:
     if os.environ.get(_INSIDE):
         subprocess.run(["sh", "-euc", _SETUP], check=True)
         del os.environ[_INSIDE]
-        # Process 1 has no default action for it (pid_namespaces(7)): it is to end us in order, as Ctrl-C does.
+        # Process 1 has no default action for it (pid_namespaces(7)): it ends us in order, as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return
     if os.geteuid() != 0:
