@@ -47,6 +47,7 @@ from meshfabric.model.world import World
 
 ANY_PEER = 0
 NOBODY = -1  # no identity
+REST = -1  # no rule: what no rule covers
 BASELINE = "allow-local-host"  # the node reaches its own workloads: health checks
 
 RANK = {Action.ALLOW: 0, Action.PASS: 1, Action.DENY: 2}  # among rules of one priority
@@ -61,19 +62,27 @@ Block = tuple[int, int, int]
 EVERYTHING: Block = (0, 0, 0)
 
 
+class Source(NamedTuple):
+    """Whose word a verdict is: of a policy the rule of that place, or what it says of the rest."""
+
+    policy: str = ""
+    rule: int = REST
+
+
 class Weighed(NamedTuple):
     """A rule as its pairs need it."""
 
     precedence: int
     action: Action
     blocks: tuple[Block, ...]
+    source: Source = Source()
 
     @property
     def passes(self) -> bool:
         return self.action is Action.PASS
 
 
-LOCAL_HOST = Weighed(LOCAL_HOST_PRECEDENCE, Action.ALLOW, (EVERYTHING,))
+LOCAL_HOST = Weighed(LOCAL_HOST_PRECEDENCE, Action.ALLOW, (EVERYTHING,), Source(f"baseline:{BASELINE}"))
 
 
 class Ruled(NamedTuple):
@@ -158,19 +167,33 @@ Cell = tuple[Block, bytes]
 """A key less its pair and direction, with the packed value."""
 
 
+class Decided(NamedTuple):
+    """A key less its pair and direction, the rule whose verdict it has, and with which precedence."""
+
+    block: Block
+    rule: Weighed
+    precedence: int
+
+
 def _ruled(world: World, selecting: Iterable[Policy], direction: Direction) -> Ruled:
     ruling = [policy for policy in selecting if _side(policy, direction)[0] is not None]
     normal = [policy for policy in ruling if policy.tier is Tier.NORMAL]
-    denies = any(_side(policy, direction)[1] is Action.DENY for policy in normal)
-    default = Weighed(DEFAULT_PRECEDENCE, Action.DENY if denies else Action.ALLOW, (EVERYTHING,))
+    default = _default(normal, direction)
     based = any(policy.tier is Tier.BASELINE for policy in ruling)
     ruled = Ruled([], [], [], based or any(_passes(policy, direction) for policy in ruling))
     for policy in ruling:
         if policy.tier is not Tier.BASELINE or not normal:
-            for rule in _side(policy, direction)[0] or ():
-                _add(world, ruled, rule, _weigh(policy, rule))
+            for at, rule in enumerate(_side(policy, direction)[0] or ()):
+                _add(world, ruled, rule, _weigh(policy, rule, at))
     ruled.anyone.append(default)
     return ruled
+
+
+def _default(normal: list[Policy], direction: Direction) -> Weighed:
+    """What becomes of what no rule covers: one policy that denies it is enough."""
+    denying = [policy for policy in normal if _side(policy, direction)[1] is Action.DENY]
+    source = Source(next((policy.name for policy in denying or normal), ""))
+    return Weighed(DEFAULT_PRECEDENCE, Action.DENY if denying else Action.ALLOW, (EVERYTHING,), source)
 
 
 def _side(policy: Policy, direction: Direction) -> tuple[tuple[Rule, ...] | None, Action]:
@@ -183,10 +206,10 @@ def _passes(policy: Policy, direction: Direction) -> bool:
     return any(rule.action is Action.PASS for rule in _side(policy, direction)[0] or ())
 
 
-def _weigh(policy: Policy, rule: Rule) -> Weighed:
+def _weigh(policy: Policy, rule: Rule, at: int) -> Weighed:
     above = 0 if policy.tier is Tier.NORMAL else LAST_PRIORITY - policy.priority
     precedence = BASE_PRECEDENCE[policy.tier] + above * PRIORITY_STEP + RANK[rule.action]
-    return Weighed(precedence, rule.action, tuple(_blocks(rule.ports)))
+    return Weighed(precedence, rule.action, tuple(_blocks(rule.ports)), Source(policy.name, at))
 
 
 def _add(world: World, ruled: Ruled, rule: Rule, weighed: Weighed) -> None:
@@ -217,28 +240,38 @@ def _about(world: World, ruled: Ruled, direction: Direction, peers: Set[int]) ->
             found.setdefault(peer, []).append(weighed)
     host = _local_host(world)
     if host in peers:
-        own = [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
+        own = about_own_host(ruled, direction)
         if own:
             found[host] = [*found.get(host, []), *own]
     return found
 
 
+def about_own_host(ruled: Ruled, direction: Direction) -> list[Weighed]:
+    """The rules about the host of the node that a workload is on, but for those that name its labels."""
+    return [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
+
+
 def _cells(own: list[Weighed], anyone: Iterable[Weighed]) -> list[Cell]:
+    return [(block, _value(rule, precedence)) for block, rule, precedence in decide(own, anyone)]
+
+
+def decide(own: Iterable[Weighed], anyone: Iterable[Weighed]) -> list[Decided]:
     """What a pair's keys say; `own` are the rules about its peer, `anyone` those about ANY_PEER."""
     if not any(rule.passes for rule in (*own, *anyone)):
         table = _strongest(own)
-        return [(block, _value(_ruling(table, block))) for block in table]
+        ruling = ((block, _ruling(table, block)) for block in table)
+        return [Decided(block, rule, rule.precedence) for block, rule in ruling]
     table = _strongest([*own, *anyone])
     after = _strongest(rule for rule in (*own, *anyone) if rule.precedence < BASE_PRECEDENCE[Tier.ADMIN])
     keys = _strongest(own)
     settled = SETTLED_PRECEDENCE if anyone else DEFAULT_PRECEDENCE
-    cells = []
+    found = []
     for block in table:
-        if any(key in keys for key in _around(block)):
+        if any(key in keys for key in around(block)):
             first = _ruling(table, block)
             verdict = _ruling(after, block) if first.passes else first
-            cells.append((block, _value(verdict, max(settled, first.precedence))))
-    return cells
+            found.append(Decided(block, verdict, max(settled, first.precedence)))
+    return found
 
 
 def _strongest(rules: Iterable[Weighed]) -> dict[Block, Weighed]:
@@ -252,10 +285,10 @@ def _strongest(rules: Iterable[Weighed]) -> dict[Block, Weighed]:
 
 def _ruling(table: Mapping[Block, Weighed], block: Block) -> Weighed:
     """The strongest rule that covers a block."""
-    return max((table[one] for one in _around(block) if one in table), key=lambda one: one.precedence)
+    return max((table[one] for one in around(block) if one in table), key=lambda one: one.precedence)
 
 
-def _around(block: Block) -> Iterator[Block]:
+def around(block: Block) -> Iterator[Block]:
     """A block and those that hold it, the smallest first."""
     protocol, port, bits = block
     if protocol:
@@ -264,9 +297,8 @@ def _around(block: Block) -> Iterator[Block]:
     yield EVERYTHING
 
 
-def _value(rule: Weighed, precedence: int | None = None) -> bytes:
-    verdict = Verdict.DENY if rule.action is Action.DENY else Verdict.ALLOW
-    return policy_value(rule.precedence if precedence is None else precedence, verdict)
+def _value(rule: Weighed, precedence: int) -> bytes:
+    return policy_value(precedence, Verdict.DENY if rule.action is Action.DENY else Verdict.ALLOW)
 
 
 def _local_host(world: World) -> int:

@@ -1,0 +1,210 @@
+"""What other policies would change: the pairs of workloads whose verdict flips, and by whose word.
+
+`compare` reads the rules of each label set in question twice, with the policies
+that are and with those that might be, asks both ends of each pair, and puts
+equal answers together: what comes out are some blocks "these to those", and not
+a line for each pair.
+
+    rules before --Side--+
+    rules after  --Side--+-- Stance --+
+                                      +-- differences --> Change
+                  the other end's ----+
+
+Most peers are named by no rule of either end: they are asked for once, all
+together that are alike (`_Pairs`). It works on values alone, so that it may run
+in a thread beside an agent.
+"""
+
+from collections.abc import Mapping, Set
+from itertools import product
+from typing import NamedTuple
+
+from meshfabric.compiler.parties import Group, Near, People, group_of, parties
+from meshfabric.compiler.policies import Rules, rules_of
+from meshfabric.compiler.verdicts import Difference, Flip, Says, Side, Span, differences
+from meshfabric.model.addresses import ADDRESS_BITS
+from meshfabric.model.labels import matches
+from meshfabric.model.node import Endpoint, NodeKind
+from meshfabric.model.policy import Policy
+from meshfabric.model.settings import EtcdSettings, Settings
+from meshfabric.model.tables import Direction
+from meshfabric.model.world import Event, Kind, World
+
+NO_NODE = Settings("", "", NodeKind.METAL, EtcdSettings(()), ())
+ADDRESS_BYTES = ADDRESS_BITS // 8
+
+Policies = Mapping[str, Policy]
+What = tuple[Flip, tuple[Span, ...]]
+
+
+class Change(NamedTuple):
+    """What flips between these and those; the senders are the ends that speak first."""
+
+    senders: Group
+    receivers: Group
+    flip: Flip
+    spans: tuple[Span, ...]
+
+
+class Stance(NamedTuple):
+    """One direction of a label set, before and after: the same object where no policy changes it."""
+
+    before: Side
+    after: Side
+
+    @property
+    def rest(self) -> tuple[Says, Says]:
+        """Of those whom no rule names."""
+        return self.before.rest, self.after.rest
+
+    @property
+    def named(self) -> Set[int]:
+        """Whom a rule names, before or after."""
+        return self.before.named if self.after is self.before else self.before.named | self.after.named
+
+    def of(self, peer: int, own_host: bool) -> tuple[Says, Says]:
+        """Of one peer."""
+        return self.before.of(peer, own_host), self.after.of(peer, own_host)
+
+
+def compare(people: People, before: Policies, after: Policies) -> list[Change]:
+    """Every verdict that flips between two workloads, with the policies in force before and after.
+
+    In an order that depends on nothing else; a packet from one workload to another is in one change at most.
+    """
+    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    if not differing:
+        return []
+    pairs = _Pairs(people, _Stances(people, before, {name: after.get(name) for name in sorted(differing)}))
+    found: dict[tuple[Group, What], Group] = {}
+    for sender in people.labels:
+        for (near, what), receivers in pairs.of(sender).items():
+            at = receivers, what
+            found[at] = found.get(at, 0) | group_of(sender, near)
+    merged: dict[tuple[Group, What], Group] = {}
+    for (receivers, what), senders in found.items():
+        merged[senders, what] = merged.get((senders, what), 0) | receivers
+    changes = [Change(senders, receivers, *what) for (senders, what), receivers in merged.items()]
+    return sorted(change for change in changes if not _is_to_itself(people, change))
+
+
+def _is_to_itself(people: People, change: Change) -> bool:
+    """A workload says nothing to itself through the fabric."""
+    if change.senders != change.receivers:
+        return False
+    numbers = [number for number, _ in parties(change.senders)]
+    return len(numbers) == 1 and people.is_alone(numbers[0], numbers[0])
+
+
+class _Stances:
+    """What each label set says, before and after; `moved` are those that a policy changes, by direction."""
+
+    def __init__(self, people: People, before: Policies, differing: Mapping[str, Policy | None]) -> None:
+        self._world, self._shared = _world(people, before), dict[Says, Says]()
+        self._known: dict[tuple[int, Direction], Stance] = {}
+        touched = [one for name, new in differing.items() for one in (before.get(name), new) if one]
+        self.moved = {direction: _selected(people, touched, direction) for direction in Direction}
+        old = {number: self._rules(number) for number in set().union(*self.moved.values())}
+        for name, new in differing.items():
+            self._world.apply(Event(Kind.POLICY, name, new))
+        for number, rules in old.items():
+            self._take(number, rules, self._rules(number))
+
+    def of(self, number: int, direction: Direction) -> Stance:
+        """One direction of a label set."""
+        if (number, direction) not in self._known:
+            rules = self._rules(number)
+            self._take(number, rules, rules)
+        return self._known[number, direction]
+
+    def _rules(self, number: int) -> Rules:
+        return rules_of(self._world, self._world.labels[number])
+
+    def _take(self, number: int, old: Rules, new: Rules) -> None:
+        for direction in Direction:
+            before = after = Side(old[direction], direction, self._shared)
+            if number in self.moved[direction]:
+                after = Side(new[direction], direction, self._shared)
+            self._known[number, direction] = Stance(before, after)
+
+
+class _Pairs:
+    """Every pair that policies change, asked of one sender after the other."""
+
+    def __init__(self, people: People, stances: _Stances) -> None:
+        self._people, self._stances = people, stances
+        moved_out, moved_in = (
+            stances.moved[direction] for direction in (Direction.EGRESS, Direction.INGRESS)
+        )
+        heard = people.labels.keys() if moved_out else moved_in
+        self._moved_out, self._moved_in = moved_out, sum(map(group_of, moved_in))
+        self._heard = {number: stances.of(number, Direction.INGRESS) for number in heard}
+        self._naming: dict[int, set[int]] = {}
+        self._alike: dict[
+            tuple[int, ...], tuple[tuple[Says, Says], Group]
+        ] = {}  # by what they say of the rest
+        self._known: dict[tuple[int, ...], Difference] = {}
+        for number, stance in self._heard.items():
+            for peer in stance.named:
+                self._naming.setdefault(peer, set()).add(number)
+            same = tuple(map(id, stance.rest))
+            _, group = self._alike.get(same, (stance.rest, 0))
+            self._alike[same] = stance.rest, group | group_of(number)
+
+    def of(self, sender: int) -> dict[tuple[Near, What], Group]:
+        """What flips when this label set speaks first: by party and difference, for which receivers."""
+        found: dict[tuple[Near, What], Group] = {}
+        said = self._stances.of(sender, Direction.EGRESS)
+        apart = self._apart(sender, said)
+        asked = ~sum(map(group_of, apart))
+        if sender not in self._moved_out:
+            asked &= self._moved_in
+        for rest, group in self._alike.values():
+            if group & asked:
+                self._add(found, Near.ALL, said.rest, rest, group & asked)
+        for receiver in apart:
+            nears = self._people.nears(sender, receiver), self._people.nears(receiver, sender)
+            for near, far in product(*nears):
+                out = said.of(receiver, near is Near.OWN)
+                into = self._heard[receiver].of(sender, far is Near.OWN)
+                self._add(found, near, out, into, group_of(receiver, far))
+        return found
+
+    def _apart(self, sender: int, said: Stance) -> set[int]:
+        """The receivers where a rule of either end names the other, or one is the other's host."""
+        named = self._naming.get(sender, set())
+        return (said.named | named | self._people.neighbours(sender)) & self._heard.keys()
+
+    def _add(
+        self,
+        found: dict[tuple[Near, What], Group],
+        near: Near,
+        out: tuple[Says, Says],
+        into: tuple[Says, Says],
+        group: Group,
+    ) -> None:
+        same = tuple(map(id, (*out, *into)))
+        if same not in self._known:
+            self._known[same] = differences(*zip(out, into, strict=True))
+        for what in self._known[same]:
+            found[near, what] = found.get((near, what), 0) | group
+
+
+def _selected(people: People, policies: list[Policy], direction: Direction) -> set[int]:
+    """The label sets of which a direction is ruled by one of these."""
+    name = direction.name.lower()
+    selectors = {policy.select for policy in policies if getattr(policy, name) is not None}
+    everyone = people.labels.items()
+    return {number for number, labels in everyone if any(matches(one, labels) for one in selectors)}
+
+
+def _world(people: People, policies: Policies) -> World:
+    """The world of no node: every label set, under its number, and the policies."""
+    world = World(NO_NODE)
+    world.pin(((labels, number) for number, labels in people.labels.items()), (), ())
+    for number, labels in people.labels.items():
+        at = number.to_bytes(ADDRESS_BYTES, "big")
+        world.apply(Event(Kind.ENDPOINT, at, Endpoint("", "", "", labels)))
+    for name, policy in policies.items():
+        world.apply(Event(Kind.POLICY, name, policy))
+    return world

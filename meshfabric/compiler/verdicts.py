@@ -1,0 +1,161 @@
+"""What two workloads may say to each other, over all protocols and ports at once, and whose word that is.
+
+    rules of a label set --`Side`--> what its own say is for a peer: `Says`
+    the sender's `Says` and the receiver's, before and after --`differences`--> what flips
+
+A `Says` covers everything: for each protocol that policies can name, and for all
+others together, the port ranges with the rule that decides. It is read out of
+the same keys that `policies` compiles, by the datapath's rule: longest prefix
+for the exact peer and for ANY_PEER, then the higher precedence, and on a tie denial.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+from meshfabric.compiler.policies import (
+    Block,
+    Decided,
+    Ruled,
+    Source,
+    Weighed,
+    about_own_host,
+    around,
+    decide,
+)
+from meshfabric.model.policy import Action
+from meshfabric.model.ports import MAX_PORT, PROTOCOLS
+from meshfabric.model.tables import PORT_BITS, Direction
+
+OTHERS = 0
+"""In place of a protocol: all that no policy can name."""
+ASKED = (*sorted(PROTOCOLS.values()), OTHERS)
+
+Span = tuple[int, int, int]
+"""Protocol (or `OTHERS`), first and last port."""
+EVERYTHING: tuple[Span, ...] = tuple((protocol, 0, MAX_PORT) for protocol in ASKED)
+
+
+class Ruling(NamedTuple):
+    """Whether one end has it pass, and whose word that is."""
+
+    allowed: bool
+    source: Source
+
+
+Ranges = tuple[tuple[int, Ruling], ...]
+"""The last port of each range with what holds there, ascending up to `MAX_PORT`."""
+Says = tuple[Ranges, ...]
+"""For each of `ASKED`."""
+
+
+class Flip(NamedTuple):
+    """A verdict that changes: by which end's say it was or will be denied, and whose word that end goes by."""
+
+    allowed: bool
+    direction: Direction
+    before: Source
+    after: Source
+
+
+Difference = tuple[tuple[Flip, tuple[Span, ...]], ...]
+
+
+class Side:
+    """One direction of a label set: what it says of each peer. Equal answers are one object (`shared`)."""
+
+    def __init__(self, ruled: Ruled, direction: Direction, shared: dict[Says, Says]) -> None:
+        self._ruled, self._direction, self._shared = ruled, direction, shared
+        self._anyone = decide(ruled.anyone, ())
+        self._about: dict[int, list[Weighed]] = {}
+        self._known: dict[tuple[int, ...], Says] = {}  # many peers have the same rules
+        for members, rule in ruled.named:
+            for peer in members:
+                self._about.setdefault(peer, []).append(rule)
+        self.named = self._about.keys()
+        self.rest = self._says(())
+
+    def of(self, peer: int, own_host: bool) -> Says:
+        """What it says of a peer, which may be the host of the node that the workload is on."""
+        own = self._about.get(peer, [])
+        if own_host:
+            own = own + about_own_host(self._ruled, self._direction)
+        if not own:
+            return self.rest
+        same = tuple(map(id, own))
+        if same not in self._known:
+            self._known[same] = self._says(decide(own, self._ruled.anyone))
+        return self._known[same]
+
+    def _says(self, exact: Iterable[Decided]) -> Says:
+        keys, anyone = ({one.block: one for one in each} for each in (exact, self._anyone))
+        made = tuple(_ranges(protocol, keys, anyone) for protocol in ASKED)
+        return self._shared.setdefault(made, made)
+
+
+def differences(before: tuple[Says, Says], after: tuple[Says, Says]) -> Difference:
+    """What flips between two ends, of which each time the sender's say stands first."""
+    found: dict[Flip, list[Span]] = {}
+    for protocol, *parts in zip(ASKED, *before, *after, strict=True):
+        for first, last, rulings in _overlaid(parts):
+            flip = _flip(*rulings)
+            if flip is not None:
+                _extend(found.setdefault(flip, []), (protocol, first, last))
+    return tuple((flip, tuple(spans)) for flip, spans in found.items())
+
+
+def _flip(out_before: Ruling, in_before: Ruling, out_after: Ruling, in_after: Ruling) -> Flip | None:
+    was = out_before.allowed and in_before.allowed
+    now = out_after.allowed and in_after.allowed
+    if was == now:
+        return None
+    denied_out = not (out_after if was else out_before).allowed  # the sender's say comes first
+    if denied_out:
+        return Flip(now, Direction.EGRESS, out_before.source, out_after.source)
+    return Flip(now, Direction.INGRESS, in_before.source, in_after.source)
+
+
+def _extend(spans: list[Span], span: Span) -> None:
+    """Add a span, as part of the last one where it follows that."""
+    if spans and spans[-1][0] == span[0] and spans[-1][2] + 1 == span[1]:
+        span = (span[0], spans.pop()[1], span[2])
+    spans.append(span)
+
+
+def _overlaid(parts: list[Ranges]) -> Iterator[tuple[int, int, list[Ruling]]]:
+    """First port, last port and what each part says, for the ranges in which none of them changes."""
+    at, first = [0] * len(parts), 0
+    while first <= MAX_PORT:
+        here = [part[index] for part, index in zip(parts, at, strict=True)]
+        last = min(end for end, _ in here)
+        yield first, last, [ruling for _, ruling in here]
+        at = [index + (end == last) for index, (end, _) in zip(at, here, strict=True)]
+        first = last + 1
+
+
+Keys = Mapping[Block, Decided]
+
+
+def _ranges(protocol: int, exact: Keys, anyone: Keys) -> Ranges:
+    starts = {0, MAX_PORT + 1}
+    for one, port, bits in (*exact, *anyone):
+        if one == protocol != OTHERS:
+            starts |= {port, port + (1 << PORT_BITS - bits)}
+    found: list[tuple[int, Ruling]] = []
+    for start, end in pairwise(sorted(starts)):
+        ruling = _ruling((protocol, start, PORT_BITS), exact, anyone)
+        if found and found[-1][1] == ruling:
+            found.pop()
+        found.append((end - 1, ruling))
+    return tuple(found)
+
+
+def _ruling(port: Block, exact: Keys, anyone: Keys) -> Ruling:
+    """The longest prefix of each, and the stronger of the two."""
+    found = filter(None, (_longest(keys, port) for keys in (anyone, exact)))
+    best = max(found, key=lambda one: (one.precedence, one.rule.action is Action.DENY))
+    return Ruling(best.rule.action is not Action.DENY, best.rule.source)
+
+
+def _longest(keys: Keys, port: Block) -> Decided | None:
+    return next((keys[block] for block in around(port) if block in keys), None)
