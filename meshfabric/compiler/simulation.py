@@ -15,7 +15,8 @@ together that are alike (`_Pairs`). It works on values alone, so that it may run
 in a thread beside an agent.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from datetime import datetime
 from itertools import product
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from meshfabric.compiler.verdicts import Difference, Flip, Says, Side, Span, dif
 from meshfabric.model.addresses import ADDRESS_BITS
 from meshfabric.model.labels import matches
 from meshfabric.model.node import Endpoint, NodeKind
-from meshfabric.model.policy import Policy
+from meshfabric.model.policy import Policy, in_force
 from meshfabric.model.settings import EtcdSettings, Settings
 from meshfabric.model.tables import Direction
 from meshfabric.model.world import Event, Kind, World
@@ -65,6 +66,21 @@ class Stance(NamedTuple):
     def of(self, peer: int, own_host: bool) -> tuple[Says, Says]:
         """Of one peer."""
         return self.before.of(peer, own_host), self.after.of(peer, own_host)
+
+
+def applied(
+    policies: Policies, documents: Iterable[Policy], deleted: Iterable[str], now: datetime
+) -> dict[str, Policy]:
+    """The policies in force once these documents were written and those deleted."""
+    after = dict(policies)
+    for name in deleted:
+        after.pop(name, None)
+    for document in documents:
+        after.pop(document.name, None)
+        living = in_force(document, now)
+        if living is not None:
+            after[document.name] = living
+    return after
 
 
 def compare(people: People, before: Policies, after: Policies) -> list[Change]:

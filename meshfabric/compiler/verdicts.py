@@ -33,7 +33,7 @@ ASKED = (*sorted(PROTOCOLS.values()), OTHERS)
 
 Span = tuple[int, int, int]
 """Protocol (or `OTHERS`), first and last port."""
-EVERYTHING: tuple[Span, ...] = tuple((protocol, 0, MAX_PORT) for protocol in ASKED)
+ANYTHING: tuple[Span, ...] = tuple((protocol, 0, MAX_PORT) for protocol in ASKED)
 
 
 class Ruling(NamedTuple):
@@ -50,7 +50,7 @@ Says = tuple[Ranges, ...]
 
 
 class Flip(NamedTuple):
-    """A verdict that changes: by which end's say it was or will be denied, and whose word that end goes by."""
+    """A verdict that changes: by which end's say it is denied, before or after, and whose word that is."""
 
     allowed: bool
     direction: Direction

@@ -65,9 +65,12 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class FabricRecord(msgspec.Struct, frozen=True):
-    """`config`: what the fabric is. `prefixes` hold every fabric address."""
+    """`config`: what the fabric is. `prefixes` hold every fabric address; `control_ports` are those by
+    which operators reach hosts, and which the CLI therefore lets no policy cut by mistake.
+    """
 
     prefixes: tuple[str, ...]
+    control_ports: tuple[str, ...] = ("tcp/22",)
     version: int = RECORD_VERSION
     min_version: int = 1
 
