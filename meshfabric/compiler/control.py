@@ -34,15 +34,23 @@ def cuts(people: People, changes: Iterable[Change], control_ports: Iterable[Port
         senders = change.senders & hosts
         if change.flip.allowed or not senders:
             continue
-        others, spans = change.receivers & hosts, tuple(_common(change.spans, control))
-        if spans and others and (others != senders or _are_several(others)):
-            yield Cut(change, senders, others, spans)
+        spans = tuple(_common(change.spans, control))
+        ends = _apart(senders, change.receivers & hosts)
+        if spans and all(ends):
+            yield Cut(change, *ends, spans)
         if change.receivers & own:
             yield Cut(change, senders, change.receivers & own, change.spans)
 
 
-def _are_several(group: Group) -> bool:
-    return group & group - 1 != 0
+def _apart(senders: Group, receivers: Group) -> tuple[Group, Group]:
+    """Without the one that is alone at its end, at the other end: a host says nothing to itself."""
+    if _is_one(receivers):
+        return senders & ~receivers, receivers
+    return senders, receivers & ~senders if _is_one(senders) else receivers
+
+
+def _is_one(group: Group) -> bool:
+    return group & group - 1 == 0
 
 
 def _common(spans: Iterable[Span], ports: Iterable[Ports]) -> Iterator[Span]:

@@ -93,8 +93,7 @@ class Effects:
         }
 
     def _row(self, change: Change, flows: int, before: Policies, after: Policies) -> Row:
-        flip, ends = change.flip, (change.senders, change.receivers)
-        senders, receivers = self._people.workloads(*ends), self._people.workloads(*ends[::-1])
+        flip, (senders, receivers) = change.flip, _workloads(self._people, change)
         return {
             "from": describe(self._people, change.senders),
             "to": describe(self._people, change.receivers),
@@ -110,6 +109,15 @@ class Effects:
             "sender_examples": _examples(senders),
             "receiver_examples": _examples(receivers),
         }
+
+
+def _workloads(people: People, change: Change) -> tuple[set[Name], set[Name]]:
+    """Of both ends; who is alone at one end is not meant at the other."""
+    senders = people.workloads(change.senders, change.receivers)
+    receivers = people.workloads(change.receivers, change.senders)
+    if len(receivers) == 1:
+        return senders - receivers, receivers
+    return senders, receivers - senders if len(senders) == 1 else receivers
 
 
 def whose_word(source: Source, direction: Direction, policies: Policies) -> str:

@@ -24,7 +24,7 @@ def living(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> Iterator[Flow
     """The flows of a table that packets still go by, at a moment of the monotonic clock."""
     for key, value in entries:
         flow = read_flow(key, value)
-        if not flow.closing and now_ns - flow.seen_ns <= lifetime_s(flow) * NS_PER_S:
+        if not flow.closing and _signed(now_ns - flow.seen_ns) <= lifetime_s(flow) * NS_PER_S:
             yield flow
 
 
@@ -35,6 +35,11 @@ def lifetime_s(flow: FlowSeen) -> int:
     if flow.protocol in ECHOES:
         return ICMP_S
     return UDP_ANSWERED_S if flow.replied else UDP_NEW_S
+
+
+def _signed(difference: int) -> int:
+    """Of two moments, as 64 bits have it: the later one may have been read first."""
+    return (difference + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def format_end(flow: FlowSeen, end: int) -> str:
