@@ -36,6 +36,9 @@ ADDRESS_BYTES = ADDRESS_BITS // 8
 
 Policies = Mapping[str, Policy]
 What = tuple[Flip, tuple[Span, ...]]
+Four = tuple[int, int, int, int]
+"""The sender's say before and after, and the receiver's, each as the id of the one object that it is."""
+ALL_TO_ALL = ((Near.ALL, Near.ALL),)
 
 
 class Change(NamedTuple):
@@ -61,11 +64,13 @@ class Stance(NamedTuple):
     @property
     def named(self) -> Set[int]:
         """Whom a rule names, before or after."""
-        return self.before.named if self.after is self.before else self.before.named | self.after.named
+        return self.before.named.keys() | self.after.named.keys()
 
     def of(self, peer: int, own_host: bool) -> tuple[Says, Says]:
         """Of one peer."""
-        return self.before.of(peer, own_host), self.after.of(peer, own_host)
+        if own_host:
+            return self.before.of_own_host(peer), self.after.of_own_host(peer)
+        return self.before.of(peer), self.after.of(peer)
 
 
 def applied(
@@ -159,7 +164,8 @@ class _Pairs:
         self._alike: dict[
             tuple[int, ...], tuple[tuple[Says, Says], Group]
         ] = {}  # by what they say of the rest
-        self._known: dict[tuple[int, ...], Difference] = {}
+        self._plain: dict[tuple[int, ...], list[tuple[What, Group]]] = {}
+        self._known: dict[Four, Difference] = {}
         for number, stance in self._heard.items():
             for peer in stance.named:
                 self._naming.setdefault(peer, set()).add(number)
@@ -169,41 +175,44 @@ class _Pairs:
 
     def of(self, sender: int) -> dict[tuple[Near, What], Group]:
         """What flips when this label set speaks first: by party and difference, for which receivers."""
-        found: dict[tuple[Near, What], Group] = {}
-        said = self._stances.of(sender, Direction.EGRESS)
-        apart = self._apart(sender, said)
+        said, hosts = self._stances.of(sender, Direction.EGRESS), self._people.neighbours(sender)
+        apart = (said.named | self._naming.get(sender, set()) | hosts) & self._heard.keys()
         asked = ~sum(map(group_of, apart))
         if sender not in self._moved_out:
             asked &= self._moved_in
-        for rest, group in self._alike.values():
-            if group & asked:
-                self._add(found, Near.ALL, said.rest, rest, group & asked)
+        groups: dict[tuple[Near, Four], Group] = {}
         for receiver in apart:
-            nears = self._people.nears(sender, receiver), self._people.nears(receiver, sender)
-            for near, far in product(*nears):
+            for near, far in self._nears(sender, receiver) if receiver in hosts else ALL_TO_ALL:
                 out = said.of(receiver, near is Near.OWN)
                 into = self._heard[receiver].of(sender, far is Near.OWN)
-                self._add(found, near, out, into, group_of(receiver, far))
+                alike = near, self._key(out, into)
+                groups[alike] = groups.get(alike, 0) | group_of(receiver, far)
+        found = {(Near.ALL, what): group & asked for what, group in self._unnamed(said.rest) if group & asked}
+        for (near, four), group in groups.items():
+            for what in self._known[four]:
+                found[near, what] = found.get((near, what), 0) | group
         return found
 
-    def _apart(self, sender: int, said: Stance) -> set[int]:
-        """The receivers where a rule of either end names the other, or one is the other's host."""
-        named = self._naming.get(sender, set())
-        return (said.named | named | self._people.neighbours(sender)) & self._heard.keys()
+    def _unnamed(self, out: tuple[Says, Says]) -> list[tuple[What, Group]]:
+        """What flips towards those who do not name the sender, if it does not name them."""
+        same = tuple(map(id, out))
+        if same not in self._plain:
+            found: dict[What, Group] = {}
+            for rest, group in self._alike.values():
+                for what in self._known[self._key(out, rest)]:
+                    found[what] = found.get(what, 0) | group
+            self._plain[same] = list(found.items())
+        return self._plain[same]
 
-    def _add(
-        self,
-        found: dict[tuple[Near, What], Group],
-        near: Near,
-        out: tuple[Says, Says],
-        into: tuple[Says, Says],
-        group: Group,
-    ) -> None:
-        same = tuple(map(id, (*out, *into)))
-        if same not in self._known:
-            self._known[same] = differences(*zip(out, into, strict=True))
-        for what in self._known[same]:
-            found[near, what] = found.get((near, what), 0) | group
+    def _nears(self, sender: int, receiver: int) -> Iterable[tuple[Near, Near]]:
+        return product(self._people.nears(sender, receiver), self._people.nears(receiver, sender))
+
+    def _key(self, out: tuple[Says, Says], into: tuple[Says, Says]) -> Four:
+        """What a pair has in common with all that flip alike."""
+        four = id(out[0]), id(out[1]), id(into[0]), id(into[1])
+        if four not in self._known:
+            self._known[four] = differences((out[0], into[0]), (out[1], into[1]))
+        return four
 
 
 def _selected(people: People, policies: list[Policy], direction: Direction) -> set[int]:

@@ -10,17 +10,17 @@ for the exact peer and for ANY_PEER, then the higher precedence, and on a tie de
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 from meshfabric.compiler.policies import (
-    Block,
+    EVERYTHING,
     Decided,
     Ruled,
     Source,
     Weighed,
     about_own_host,
-    around,
     decide,
 )
 from meshfabric.model.policy import Action
@@ -62,34 +62,44 @@ Difference = tuple[tuple[Flip, tuple[Span, ...]], ...]
 
 
 class Side:
-    """One direction of a label set: what it says of each peer. Equal answers are one object (`shared`)."""
+    """One direction of a label set: what it says of each peer. Equal answers are one object (`shared`).
+
+    `rest` is what it says of those whom no rule names, `named` has the others.
+    """
 
     def __init__(self, ruled: Ruled, direction: Direction, shared: dict[Says, Says]) -> None:
         self._ruled, self._direction, self._shared = ruled, direction, shared
-        self._anyone = decide(ruled.anyone, ())
+        self._anyone = _Keys(decide(ruled.anyone, ()))
         self._about: dict[int, list[Weighed]] = {}
         self._known: dict[tuple[int, ...], Says] = {}  # many peers have the same rules
         for members, rule in ruled.named:
             for peer in members:
                 self._about.setdefault(peer, []).append(rule)
-        self.named = self._about.keys()
-        self.rest = self._says(())
+        self.rest = self._says(_Keys(()))
 
-    def of(self, peer: int, own_host: bool) -> Says:
-        """What it says of a peer, which may be the host of the node that the workload is on."""
-        own = self._about.get(peer, [])
-        if own_host:
-            own = own + about_own_host(self._ruled, self._direction)
-        if not own:
-            return self.rest
+    @cached_property
+    def named(self) -> Mapping[int, Says]:
+        """What it says of each peer that a rule names, and that is not its own host."""
+        return {peer: self._of(own) for peer, own in self._about.items()}
+
+    def of(self, peer: int) -> Says:
+        """What it says of a peer that is not its own host."""
+        return self.named.get(peer, self.rest)
+
+    def of_own_host(self, peer: int) -> Says:
+        """What it says of the host of the node that the workload is on."""
+        return self._of(self._about.get(peer, []) + about_own_host(self._ruled, self._direction))
+
+    def _of(self, own: list[Weighed]) -> Says:
         same = tuple(map(id, own))
         if same not in self._known:
-            self._known[same] = self._says(decide(own, self._ruled.anyone))
+            self._known[same] = self._says(_Keys(decide(own, self._ruled.anyone))) if own else self.rest
         return self._known[same]
 
-    def _says(self, exact: Iterable[Decided]) -> Says:
-        keys, anyone = ({one.block: one for one in each} for each in (exact, self._anyone))
-        made = tuple(_ranges(protocol, keys, anyone) for protocol in ASKED)
+    def _says(self, exact: "_Keys") -> Says:
+        named = exact.lengths.keys() | self._anyone.lengths.keys()
+        plain = _ranges(OTHERS, exact, self._anyone)
+        made = tuple(_ranges(one, exact, self._anyone) if one in named else plain for one in ASKED)
         return self._shared.setdefault(made, made)
 
 
@@ -97,6 +107,8 @@ def differences(before: tuple[Says, Says], after: tuple[Says, Says]) -> Differen
     """What flips between two ends, of which each time the sender's say stands first."""
     found: dict[Flip, list[Span]] = {}
     for protocol, *parts in zip(ASKED, *before, *after, strict=True):
+        if parts[:2] == parts[2:]:
+            continue
         for first, last, rulings in _overlaid(parts):
             flip = _flip(*rulings)
             if flip is not None:
@@ -133,29 +145,46 @@ def _overlaid(parts: list[Ranges]) -> Iterator[tuple[int, int, list[Ruling]]]:
         first = last + 1
 
 
-Keys = Mapping[Block, Decided]
+class _Keys:
+    """The keys of a pair; `lengths` are those of the port prefixes of a protocol, the longest first."""
+
+    def __init__(self, decided: Iterable[Decided]) -> None:
+        self._found = {one.block: one for one in decided}
+        self.starts: dict[int, set[int]] = {}
+        lengths: dict[int, set[int]] = {}
+        for protocol, port, bits in self._found.keys() - {EVERYTHING}:
+            self.starts.setdefault(protocol, set()).update((port, port + (1 << PORT_BITS - bits)))
+            lengths.setdefault(protocol, set()).add(bits)
+        self.lengths = {protocol: sorted(some, reverse=True) for protocol, some in lengths.items()}
+
+    def longest(self, protocol: int, port: int) -> Decided | None:
+        """What a look-up finds."""
+        for bits in self.lengths.get(protocol, ()):
+            found = self._found.get((protocol, port >> PORT_BITS - bits << PORT_BITS - bits, bits))
+            if found is not None:
+                return found
+        return self._found.get(EVERYTHING)
 
 
-def _ranges(protocol: int, exact: Keys, anyone: Keys) -> Ranges:
-    starts = {0, MAX_PORT + 1}
-    for one, port, bits in (*exact, *anyone):
-        if one == protocol != OTHERS:
-            starts |= {port, port + (1 << PORT_BITS - bits)}
+def _ranges(protocol: int, exact: _Keys, anyone: _Keys) -> Ranges:
+    edges = {0, MAX_PORT + 1, *exact.starts.get(protocol, ()), *anyone.starts.get(protocol, ())}
     found: list[tuple[int, Ruling]] = []
-    for start, end in pairwise(sorted(starts)):
-        ruling = _ruling((protocol, start, PORT_BITS), exact, anyone)
+    for start, end in pairwise(sorted(edges)):
+        ruling = _stronger(exact.longest(protocol, start), anyone.longest(protocol, start))
         if found and found[-1][1] == ruling:
             found.pop()
         found.append((end - 1, ruling))
     return tuple(found)
 
 
-def _ruling(port: Block, exact: Keys, anyone: Keys) -> Ruling:
-    """The longest prefix of each, and the stronger of the two."""
-    found = filter(None, (_longest(keys, port) for keys in (anyone, exact)))
-    best = max(found, key=lambda one: (one.precedence, one.rule.action is Action.DENY))
+def _stronger(exact: Decided | None, anyone: Decided | None) -> Ruling:
+    """As the datapath chooses; of ANY_PEER there is always something."""
+    assert anyone is not None
+    best = anyone
+    if exact is not None and _weight(exact) > _weight(anyone):
+        best = exact
     return Ruling(best.rule.action is not Action.DENY, best.rule.source)
 
 
-def _longest(keys: Keys, port: Block) -> Decided | None:
-    return next((keys[block] for block in around(port) if block in keys), None)
+def _weight(one: Decided) -> tuple[int, bool]:
+    return one.precedence, one.rule.action is Action.DENY

@@ -1,0 +1,114 @@
+"""What many policies cost outside of the compiler: entries into the map, and `policy diff`.
+
+    .venv/bin/python -m bench.policies [LABEL_SETS]
+
+Entries are those of the world `many policies` of `compiler`, written as the agent writes them
+(`MapTables`), in changes to the map of the datapath: from nothing, all of them changed, and
+taken out. A diff is of so many label sets with as many policies, in the agent's way: in a thread,
+while a loop beside it notes how late its timer is. `narrow` is a policy about one of them, `wide`
+one about all and everyone, the dearest there is.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Coroutine
+from statistics import median
+from typing import Any
+
+from bench import compiler
+from bench.rows import Goal, Row, report, row
+from meshfabric.agent.simulation import Simulation
+from meshfabric.api.messages import Simulate
+from meshfabric.compiler.step import compile_plan
+from meshfabric.kernel.bpf import Map, MapType
+from meshfabric.kernel.lane import Lane
+from meshfabric.kernel.maps import MapTables
+from meshfabric.model.plan import MAPS, Change, Table
+from meshfabric.model.policytext import LANGUAGE, IngressText, PolicyText
+from meshfabric.model.tables import POLICY_KEY, POLICY_VALUE
+
+MAP_ENTRIES = 262_144
+ROUNDS = 11
+LABEL_SETS = 1000
+NODES = 100
+TICK_S = 0.001
+WRITTEN_A_S = 200_000
+LATE_MS = 5
+MS = 1000
+AT_ONCE: list[PolicyText] = [
+    PolicyText("narrow", "app=app7", [IngressText(["tier=tier3"], ["tcp/443"])]),
+    PolicyText(
+        "wide", "*", [IngressText(None, None, "deny")], min_version=LANGUAGE, tier="admin", priority=0
+    ),
+]
+
+
+def entries() -> list[tuple[bytes, bytes]]:
+    """Of the policy table in a world of many policies."""
+    world = compiler.crowded(compiler.MANY_POLICIES, compiler.MANY_LABEL_SETS, NODES)
+    return list(compile_plan(world).entries(Table.POLICY))
+
+
+async def written(found: list[tuple[bytes, bytes]]) -> list[Row]:
+    """Entries a second: into an empty map, over what is there, and out of it."""
+    lane = Lane("bench")
+    key, value = POLICY_KEY.size, POLICY_VALUE.size
+    with Map.create(MapType.LPM_TRIE, key, value, MAP_ENTRIES, "bench_policy") as policy:
+        tables = MapTables({table.value: policy for table in MAPS}, lane)
+        turned = [(name, bytes(reversed(kept))) for name, kept in found]
+        stories = {
+            "new": [Change(Table.POLICY, name, kept) for name, kept in found],
+            "changed": [Change(Table.POLICY, name, kept) for name, kept in turned],
+            "removed": [Change(Table.POLICY, name, None, kept) for name, kept in turned],
+        }
+        speeds: dict[str, list[float]] = {what: [] for what in stories}
+        for _ in range(ROUNDS):
+            for what, changes in stories.items():
+                begun = time.perf_counter()
+                await tables.apply(changes)
+                speeds[what].append(len(changes) / (time.perf_counter() - begun))
+        assert not list(policy.keys())
+    lane.close()
+    goal = Goal(WRITTEN_A_S, at_least=True)
+    return [row(f"{len(found)} map entries, {what}", speeds[what], "1/s", goal=goal) for what in stories]
+
+
+async def simulated(label_sets: int) -> list[Row]:
+    """Seconds of a diff, and how late a timer is beside it."""
+    world = compiler.crowded(label_sets, label_sets, NODES)
+    simulation = Simulation(world, ())
+    found = []
+    for text in AT_ONCE:
+        took, late, changes = await beside(simulation.compare(Simulate([text])))
+        name = f"diff, {text.name}: {changes} changes among {label_sets} label sets"
+        found += [
+            row(name, [took], "s"),
+            row(f"diff, {text.name}: a timer beside it is late, median", [median(late)], "ms"),
+            row(f"diff, {text.name}: at worst", [max(late)], "ms"),
+        ]
+    return found
+
+
+async def beside(work: Coroutine[Any, Any, dict[str, Any]]) -> tuple[float, list[float], int]:
+    """Seconds that it took, how many ms each tick of a timer came late meanwhile, and how much was found."""
+    late, begun = [], time.perf_counter()
+    task = asyncio.create_task(work)
+    while not task.done():
+        due = time.perf_counter() + TICK_S
+        await asyncio.sleep(TICK_S)
+        late.append((time.perf_counter() - due) * MS)
+    return time.perf_counter() - begun, late, task.result()["changes_total"]
+
+
+async def run(label_sets: int) -> None:
+    """All rows."""
+    report("policies", [*await written(entries()), *await simulated(label_sets)])
+
+
+if __name__ == "__main__":
+    compiler.NAMES.extend(f"node{number}" for number in range(NODES))
+    from meshfabric.agent.main import TURN_S
+
+    sys.setswitchinterval(TURN_S)
+    asyncio.run(run(int(sys.argv[1]) if sys.argv[1:] else LABEL_SETS))
