@@ -46,7 +46,8 @@ AT_ONCE: list[PolicyText] = [
 
 def entries() -> list[tuple[bytes, bytes]]:
     """Of the policy table in a world of many policies."""
-    world = compiler.crowded(compiler.MANY_POLICIES, compiler.MANY_LABEL_SETS, NODES)
+    many = map(compiler.one_of_many, range(compiler.MANY_POLICIES))
+    world = compiler.crowded(many, compiler.MANY_LABEL_SETS, NODES)
     return list(compile_plan(world).entries(Table.POLICY))
 
 
@@ -76,7 +77,7 @@ async def written(found: list[tuple[bytes, bytes]]) -> list[Row]:
 
 async def simulated(label_sets: int) -> list[Row]:
     """Seconds of a diff, and how late a timer is beside it."""
-    world = compiler.crowded(label_sets, label_sets, NODES)
+    world = compiler.crowded(map(compiler.one_of_many, range(label_sets)), label_sets, NODES)
     simulation = Simulation(world, ())
     found = []
     for text in AT_ONCE:
