@@ -8,7 +8,7 @@ health checks are. Only what passes now can be cut.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from meshfabric.compiler.parties import Group, Near, People, group_of
+from meshfabric.compiler.parties import Group, People, group_of
 from meshfabric.compiler.simulation import Change
 from meshfabric.compiler.verdicts import Span
 from meshfabric.model.ports import PORTLESS, PROTOCOLS, Ports
@@ -28,7 +28,6 @@ class Cut(NamedTuple):
 def cuts(people: People, changes: Iterable[Change], control_ports: Iterable[Ports]) -> Iterator[Cut]:
     """All that these changes cut, in their order."""
     hosts = sum(map(group_of, people.hosts))
-    own = sum(group_of(number, Near.OWN) for number in people.labels)
     control = (*ECHOES, *control_ports)
     for change in changes:
         senders = change.senders & hosts
@@ -38,8 +37,9 @@ def cuts(people: People, changes: Iterable[Change], control_ports: Iterable[Port
         ends = _apart(senders, change.receivers & hosts)
         if spans and all(ends):
             yield Cut(change, *ends, spans)
-        if change.receivers & own:
-            yield Cut(change, senders, change.receivers & own, change.spans)
+        own = change.receivers & people.near_hosts(senders)
+        if own:
+            yield Cut(change, senders, own, change.spans)
 
 
 def _apart(senders: Group, receivers: Group) -> tuple[Group, Group]:

@@ -85,12 +85,17 @@ class People:
             return [Near.ALL]
         return [Near.OWN, Near.OTHER] if nodes - hosts else [Near.OWN]
 
-    def near(self, one: Endpoint, other: Endpoint) -> Near:
-        """Which party of its label set a workload is in, towards another workload."""
-        found = self.nears(self.numbers[one.labels], self.numbers[other.labels])
-        if found == [Near.ALL]:
-            return Near.ALL
-        return Near.OWN if one.node in self.hosts[self.numbers[other.labels]] else Near.OTHER
+    def groups(self, one: Endpoint, other: Endpoint) -> Group:
+        """The parties that a workload is in, towards another one."""
+        number, facing = self.numbers[one.labels], self.numbers[other.labels]
+        is_own = one.node in self.hosts.get(facing, ())
+        return group_of(number) | group_of(number, Near.OWN if is_own else Near.OTHER)
+
+    def near_hosts(self, group: Group) -> Group:
+        """The parties that have workloads on the nodes of these hosts, without the hosts."""
+        hosts = [number for number, _ in parties(group) if number in self.hosts]
+        found = set().union(*(self._here[node] for number in hosts for node in self.hosts[number]))
+        return sum(group_of(number) | group_of(number, Near.OWN) for number in found - self.hosts.keys())
 
     def workloads(self, group: Group, others: Group) -> set[Name]:
         """Everyone of a group, if the others are the other end."""

@@ -38,7 +38,6 @@ Policies = Mapping[str, Policy]
 What = tuple[Flip, tuple[Span, ...]]
 Four = tuple[int, int, int, int]
 """The sender's say before and after, and the receiver's, each as the id of the one object that it is."""
-ALL_TO_ALL = ((Near.ALL, Near.ALL),)
 
 
 class Change(NamedTuple):
@@ -182,15 +181,28 @@ class _Pairs:
             asked &= self._moved_in
         groups: dict[tuple[Near, Four], Group] = {}
         for receiver in apart:
-            for near, far in self._nears(sender, receiver) if receiver in hosts else ALL_TO_ALL:
-                out = said.of(receiver, near is Near.OWN)
-                into = self._heard[receiver].of(sender, far is Near.OWN)
-                alike = near, self._key(out, into)
-                groups[alike] = groups.get(alike, 0) | group_of(receiver, far)
+            for near, far, four in self._towards(sender, said, receiver, receiver in hosts):
+                groups[near, four] = groups.get((near, four), 0) | group_of(receiver, far)
         found = {(Near.ALL, what): group & asked for what, group in self._unnamed(said.rest) if group & asked}
         for (near, four), group in groups.items():
             for what in self._known[four]:
                 found[near, what] = found.get((near, what), 0) | group
+        return found
+
+    def _towards(
+        self, sender: int, said: Stance, receiver: int, is_host: bool
+    ) -> Iterable[tuple[Near, Near, Four]]:
+        """What flips towards one receiver: apart for those who have the other end for their own host."""
+        heard = self._heard[receiver]
+        if not is_host:
+            return ((Near.ALL, Near.ALL, self._key(said.of(receiver, False), heard.of(sender, False))),)
+        nears = product(self._people.nears(sender, receiver), self._people.nears(receiver, sender))
+        found = [
+            (*pair, self._key(said.of(receiver, pair[0] is Near.OWN), heard.of(sender, pair[1] is Near.OWN)))
+            for pair in nears
+        ]
+        if len({self._known[four] for *_, four in found}) == 1:
+            return ((Near.ALL, Near.ALL, found[0][-1]),)
         return found
 
     def _unnamed(self, out: tuple[Says, Says]) -> list[tuple[What, Group]]:
@@ -203,9 +215,6 @@ class _Pairs:
                     found[what] = found.get(what, 0) | group
             self._plain[same] = list(found.items())
         return self._plain[same]
-
-    def _nears(self, sender: int, receiver: int) -> Iterable[tuple[Near, Near]]:
-        return product(self._people.nears(sender, receiver), self._people.nears(receiver, sender))
 
     def _key(self, out: tuple[Says, Says], into: tuple[Says, Says]) -> Four:
         """What a pair has in common with all that flip alike."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from heapq import nsmallest
 from typing import Any
 
-from meshfabric.compiler.parties import Group, Holders, Name, People, group_of
+from meshfabric.compiler.parties import Group, Holders, Name, People
 from meshfabric.compiler.policies import REST, Source
 from meshfabric.compiler.simulation import Change, Policies
 from meshfabric.compiler.verdicts import ANYTHING, OTHERS, Span
@@ -72,9 +72,7 @@ class Effects:
         return None
 
     def _changes_between(self, first: Endpoint, second: Endpoint) -> list[int]:
-        numbers, near = self._people.numbers, self._people.near
-        sender = group_of(numbers[first.labels], near(first, second))
-        receiver = group_of(numbers[second.labels], near(second, first))
+        sender, receiver = self._people.groups(first, second), self._people.groups(second, first)
         if (sender, receiver) not in self._between:
             about = (bool(one.senders & sender and one.receivers & receiver) for one in self._changes)
             self._between[sender, receiver] = [at for at, is_about in enumerate(about) if is_about]

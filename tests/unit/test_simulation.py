@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshfabric.compiler.parties import People, group_of
+from meshfabric.compiler.parties import People
 from meshfabric.compiler.simulation import Change, Policies, compare
 from meshfabric.compiler.verdicts import OTHERS
 from meshfabric.model.labels import Labels
@@ -57,7 +57,7 @@ def passes(said: Policies, everyone: list[Endpoint], pair: Pair, packet: tuple[i
 
 def told(people: People, changes: list[Change], pair: Pair, packet: tuple[int, int]) -> list[bool]:
     """What the changes about this packet say that it will be."""
-    ends = [group_of(people.numbers[a.labels], people.near(a, b)) for a, b in (pair, pair[::-1])]
+    ends = people.groups(*pair), people.groups(*pair[::-1])
     protocol, port = packet
     protocol = protocol if protocol in PROTOCOLS.values() else OTHERS
     return [
