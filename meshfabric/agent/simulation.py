@@ -2,14 +2,20 @@
 
 The world belongs to the loop, so the loop only copies what is asked about: three
 dicts of frozen values, a millisecond for 50,000 endpoints. Everything else is done
-in a thread of its own, with the flows read a slice at a time: slicing the comparison itself
-would have to interrupt it in mid-pair, and the interpreter already takes turns
-(`agent.main.TURN_S`). One at a time, so that impatience costs no more than one CPU.
+in a thread, with the flows read a slice at a time: the interpreter takes turns already
+(`agent.main.TURN_S`), and slices of our own would have to be cut in mid-pair.
+
+What no other thread gets a turn in is the garbage collector, which looks through all that is
+there again and again while much is made: 0.1 s each time with 1,000 label sets. A comparison
+makes no cycles, all of it goes by itself, and so the collector rests meanwhile. For that, and
+so that impatience costs no more than one CPU, it is one comparison at a time.
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from meshfabric.agent.expiry import wall_clock
@@ -50,7 +56,8 @@ class Simulation:
             workloads = list(world.workloads.values())
             copied = Copied(world.node, world.endpoints.copy(), workloads, world.policies.copy())
             after = applied(copied.policies, documents, request.delete, wall_clock())
-            told = await asyncio.to_thread(self._compare, copied, after)
+            with _collector_at_rest():
+                told = await asyncio.to_thread(self._compare, copied, after)
         absent = sorted(set(request.delete) - copied.policies.keys())
         return {**told, "absent": absent}
 
@@ -66,6 +73,17 @@ class Simulation:
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         for table in self._flow_tables:
             yield from table.items()
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _documents(request: Simulate) -> list[Policy]:

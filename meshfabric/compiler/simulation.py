@@ -18,7 +18,7 @@ in a thread beside an agent.
 from collections.abc import Iterable, Mapping, Set
 from datetime import datetime
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from meshfabric.compiler.parties import Group, Near, People, group_of, parties
 from meshfabric.compiler.policies import Rules, rules_of
@@ -95,12 +95,15 @@ def compare(people: People, before: Policies, after: Policies) -> list[Change]:
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     if not differing:
         return []
-    pairs = _Pairs(people, _Stances(people, before, {name: after.get(name) for name in sorted(differing)}))
+    stances = _Stances(people, before, {name: after.get(name) for name in sorted(differing)})
+    pairs = _Pairs(people, stances)
     found: dict[tuple[Group, What], Group] = {}
     for sender in people.labels:
         for (near, what), receivers in pairs.of(sender).items():
             at = receivers, what
             found[at] = found.get(at, 0) | group_of(sender, near)
+    pairs.let_go()
+    stances.let_go()
     merged: dict[tuple[Group, What], Group] = {}
     for (receivers, what), senders in found.items():
         merged[senders, what] = merged.get((senders, what), 0) | receivers
@@ -124,28 +127,27 @@ class _Stances:
         self._known: dict[tuple[int, Direction], Stance] = {}
         touched = [one for name, new in differing.items() for one in (before.get(name), new) if one]
         self.moved = {direction: _selected(people, touched, direction) for direction in Direction}
-        old = {number: self._rules(number) for number in set().union(*self.moved.values())}
+        self._old = {number: self._rules(number) for number in set().union(*self.moved.values())}
         for name, new in differing.items():
             self._world.apply(Event(Kind.POLICY, name, new))
-        for number, rules in old.items():
-            self._take(number, rules, self._rules(number))
 
     def of(self, number: int, direction: Direction) -> Stance:
         """One direction of a label set."""
-        if (number, direction) not in self._known:
-            rules = self._rules(number)
-            self._take(number, rules, rules)
-        return self._known[number, direction]
+        at = number, direction
+        if at not in self._known:
+            before = after = Side(self._rules(number)[direction], direction, self._shared)
+            if number in self.moved[direction]:
+                before = Side(self._old[number][direction], direction, self._shared)
+            self._known[at] = Stance(before, after)
+        return self._known[at]
+
+    def let_go(self) -> None:
+        """See `_emptied`."""
+        _emptied(self._known)
+        _emptied(self._shared)
 
     def _rules(self, number: int) -> Rules:
         return rules_of(self._world, self._world.labels[number])
-
-    def _take(self, number: int, old: Rules, new: Rules) -> None:
-        for direction in Direction:
-            before = after = Side(old[direction], direction, self._shared)
-            if number in self.moved[direction]:
-                after = Side(new[direction], direction, self._shared)
-            self._known[number, direction] = Stance(before, after)
 
 
 class _Pairs:
@@ -205,6 +207,11 @@ class _Pairs:
             return ((Near.ALL, Near.ALL, found[0][-1]),)
         return found
 
+    def let_go(self) -> None:
+        """See `_emptied`."""
+        _emptied(self._heard)
+        _emptied(self._known)
+
     def _unnamed(self, out: tuple[Says, Says]) -> list[tuple[What, Group]]:
         """What flips towards those who do not name the sender, if it does not name them."""
         same = tuple(map(id, out))
@@ -222,6 +229,12 @@ class _Pairs:
         if four not in self._known:
             self._known[four] = differences((out[0], into[0]), (out[1], into[1]))
         return four
+
+
+def _emptied(table: dict[Any, Any]) -> None:
+    """Take everything out, one by one: all at once, no other thread had its turn for some 20 ms."""
+    while table:
+        table.popitem()
 
 
 def _selected(people: People, policies: list[Policy], direction: Direction) -> set[int]:

@@ -1,5 +1,6 @@
 """What a change of policies is said to change, held against the documents read before and after."""
 
+import gc
 from collections.abc import Mapping
 from itertools import permutations
 
@@ -7,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshfabric.compiler.parties import People
+from meshfabric.compiler.parties import People, holders_of
 from meshfabric.compiler.simulation import Change, Policies, compare
 from meshfabric.compiler.verdicts import OTHERS
 from meshfabric.model.labels import Labels
@@ -16,7 +17,8 @@ from meshfabric.model.policy import Policy
 from meshfabric.model.ports import PROTOCOLS
 from meshfabric.model.tables import Direction
 from tests.oracles import says_who
-from tests.strategies import LABEL_SETS, PACKETS, policies
+from tests.strategies import LABEL_SETS, PACKETS, full, policies, world_of
+from tests.strategies import settings as configured
 
 NODES = ("n1", "n2", "n3")
 GRE = 47
@@ -80,3 +82,16 @@ def test_exactly_what_the_documents_say_otherwise_is_told(
         for packet in (*PACKETS, (GRE, 0)):
             was, now = (passes(said, everyone, pair, packet) for said in (before, after))
             assert told(people, changes, pair, packet) == ([now] if was != now else []), (pair, packet)
+
+
+def test_a_comparison_leaves_nothing_to_the_garbage_collector() -> None:
+    """The agent has it rest meanwhile, and relies on that."""
+    world = world_of(configured(()), full())
+    holders = holders_of(world.node, world.endpoints, world.workloads.values())
+    gc.collect()
+    gc.disable()
+    try:
+        assert compare(People(holders.values()), world.policies, {})
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
