@@ -8,20 +8,21 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshfabric.compiler.control import Cut, cuts
 from meshfabric.compiler.parties import People, holders_of
 from meshfabric.compiler.simulation import Change, Policies, compare
 from meshfabric.compiler.verdicts import OTHERS
 from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint
 from meshfabric.model.policy import Policy
-from meshfabric.model.ports import PROTOCOLS
+from meshfabric.model.ports import PROTOCOLS, Ports
 from meshfabric.model.tables import Direction
 from tests.oracles import says_who
 from tests.strategies import LABEL_SETS, PACKETS, full, policies, world_of
 from tests.strategies import settings as configured
 
 NODES = ("n1", "n2", "n3")
-GRE = 47
+ICMP, TCP, GRE, ICMPV6 = 1, 6, 47, 58
 Pair = tuple[Endpoint, Endpoint]
 
 label_sets = st.sampled_from(LABEL_SETS)
@@ -29,10 +30,10 @@ some_policies = st.dictionaries(st.sampled_from("pqrs"), st.deferred(lambda: pol
 
 
 @st.composite
-def fabrics(draw: st.DrawFn) -> list[Endpoint]:
-    """Workloads on three nodes, most of them with a host."""
+def fabrics(draw: st.DrawFn, of_hosts: st.SearchStrategy[Labels] = label_sets) -> list[Endpoint]:
+    """Workloads on three nodes, most of them with a host, whose labels may be `of_hosts` beside its own."""
     hosts = draw(st.lists(st.sampled_from(NODES), unique=True))
-    found = [Endpoint(node, node, "host", draw(label_sets | st.just(_host(node)))) for node in hosts]
+    found = [Endpoint(node, node, "host", draw(of_hosts | st.just(_host(node)))) for node in hosts]
     several = draw(st.lists(st.tuples(st.sampled_from(NODES), label_sets), max_size=6))
     return found + [Endpoint(node, f"w{at}", "pod", labels) for at, (node, labels) in enumerate(several)]
 
@@ -82,6 +83,42 @@ def test_exactly_what_the_documents_say_otherwise_is_told(
         for packet in (*PACKETS, (GRE, 0)):
             was, now = (passes(said, everyone, pair, packet) for said in (before, after))
             assert told(people, changes, pair, packet) == ([now] if was != now else []), (pair, packet)
+
+
+CONTROL = ((ICMP, 0x0800), (ICMPV6, 0), (TCP, 443))
+STRANGE = (*PACKETS, (ICMPV6, 0), (GRE, 0))
+
+
+def is_control(pair: Pair, packet: tuple[int, int]) -> bool:
+    """As docs/policy.md has it."""
+    first, second = pair
+    if first.kind != "host":
+        return False
+    return packet in CONTROL if second.kind == "host" else first.node == second.node
+
+
+@given(fabrics(st.nothing()), some_policies.map(renamed), some_policies.map(renamed))
+@settings(max_examples=150, deadline=None)
+def test_control_traffic_is_cut_just_when_some_of_it_flips(
+    everyone: list[Endpoint], before: Policies, after: Policies
+) -> None:
+    people = People(everyone)
+    found = list(cuts(people, compare(people, before, after), [Ports(TCP, 443, 443)]))
+    pairs = {
+        pair
+        for pair in permutations(everyone, 2)
+        for packet in STRANGE
+        if is_control(pair, packet)
+        and passes(before, everyone, pair, packet)
+        and not passes(after, everyone, pair, packet)
+    }
+    named = {pair for pair in permutations(everyone, 2) for cut in found if _is_between(people, cut, pair)}
+    assert bool(found) == bool(pairs)
+    assert pairs <= named
+
+
+def _is_between(people: People, cut: Cut, pair: Pair) -> bool:
+    return bool(cut.senders & people.groups(*pair) and cut.receivers & people.groups(*pair[::-1]))
 
 
 def test_a_comparison_leaves_nothing_to_the_garbage_collector() -> None:
