@@ -4,15 +4,16 @@
 
 Entries are those of the world `many policies` of `compiler`, written as the agent writes them
 (`MapTables`), in changes to the map of the datapath: from nothing, all of them changed, and
-taken out. A diff is of so many label sets with as many policies, in the agent's way: in a thread,
-while a loop beside it notes how late its timer is (and how late with nothing beside it).
-`narrow` is a policy about one of them, `wide` one about all and everyone, the dearest there is.
+taken out. A diff is of so many label sets with as many policies and a full table of flows, in
+the agent's way: in a thread, while a loop beside it notes how late its timer is (and how late with
+nothing beside it). `narrow` is a policy about one of them, `wide` one about all and everyone,
+the dearest there is.
 """
 
 import asyncio
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from statistics import median
 from typing import Any
 
@@ -26,12 +27,14 @@ from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.maps import MapTables
 from meshfabric.model.plan import MAPS, Change, Table
 from meshfabric.model.policytext import LANGUAGE, IngressText, PolicyText
-from meshfabric.model.tables import POLICY_KEY, POLICY_VALUE
+from meshfabric.model.tables import FLOW, FLOW_KEY, POLICY_KEY, POLICY_VALUE
 
 MAP_ENTRIES = 262_144
 ROUNDS = 11
 LABEL_SETS = 1000
 NODES = 100
+FLOWS = 131_072
+TCP, PORT_BE = 6, (443).to_bytes(2, "big")
 TICK_S = 0.001
 WRITTEN_A_S = 200_000
 ALONE_S = 2.0
@@ -78,12 +81,27 @@ async def written(found: list[tuple[bytes, bytes]]) -> list[Row]:
 async def simulated(label_sets: int) -> list[Row]:
     """Seconds of a diff, and how late a timer is beside it."""
     world = compiler.crowded(map(compiler.one_of_many, range(label_sets)), label_sets, NODES)
-    simulation = Simulation(world, ())
+    with Map.create(MapType.LRU_HASH, FLOW_KEY.size, FLOW.size, FLOWS, "bench_flows") as flows:
+        flows.update_batch(conversations(label_sets))
+        return await diffs(Simulation(world, [flows]), label_sets)
+
+
+def conversations(label_sets: int) -> Iterator[tuple[bytes, bytes]]:
+    """As many flows as the table takes, from everyone to the next."""
+    value = FLOW.pack(time.monotonic_ns(), *[0] * 6, 0, 1, 0, 0)
+    for number in range(FLOWS):
+        ends = compiler.address(number % label_sets), compiler.address((number + 1) % label_sets)
+        low, high = sorted(ends)
+        yield FLOW_KEY.pack(low, high, number.to_bytes(4, "big")[2:], PORT_BE, TCP), value
+
+
+async def diffs(simulation: Simulation, label_sets: int) -> list[Row]:
+    """Each of `AT_ONCE`."""
     _, alone, _ = await beside(asyncio.sleep(ALONE_S, {"changes_total": 0}))
     found = []
     for text in AT_ONCE:
         took, late, changes = await beside(simulation.compare(Simulate([text])))
-        name = f"diff, {text.name}: {changes} changes among {label_sets} label sets"
+        name = f"diff, {text.name}: {changes} changes among {label_sets} label sets and {FLOWS} flows"
         found += [
             row(name, [took], "s"),
             row(f"diff, {text.name}: a timer beside it is late", late, "ms", beside=[median(alone)]),
