@@ -52,7 +52,8 @@ class Answers:
                 self._loop.feed(self._registry.release())
                 return None
             case Simulate():
-                return await self._simulation.compare(request)
+                told = await self._simulation.compare(request)
+                return {**told, "connected": self._source.connected}
             case Ask():
                 return await getattr(self, f"_{request.subject}")()
 

@@ -60,8 +60,7 @@ def diff_policies(
         raise InputError("neither a file nor a policy to delete", remedy="give a FILE or --delete NAME")
     warn_of_expired(map(read_policy, policies))
     told = _ask(socket, policies, delete or [])
-    for name in told["absent"]:
-        typer.echo(f"warning: there is no policy {name} in force here to delete", err=True)
+    _warn(told)
     if output is Format.TABLE:
         _print(told)
     else:
@@ -73,6 +72,14 @@ def _ask(socket: Any, policies: list[PolicyText], delete: list[str]) -> dict[str
     with working("comparing"):
         told: dict[str, Any] = call(socket, Simulate(policies, delete), TIMEOUT_S)
     return told
+
+
+def _warn(told: dict[str, Any]) -> None:
+    if not told["connected"]:
+        what = "the agent does not reach etcd: it compares with what it knew last"
+        typer.echo(f"warning: {what}", err=True)
+    for name in told["absent"]:
+        typer.echo(f"warning: there is no policy {name} in force here to delete", err=True)
 
 
 def _print(told: dict[str, Any]) -> None:

@@ -286,6 +286,7 @@ SIMULATED: dict[str, Any] = {
     "flows_total": 3,
     "flows_seen": 17,
     "absent": ["ghost"],
+    "connected": True,
 }
 
 ANSWERS: dict[Any, Any] = {

@@ -21,6 +21,7 @@ NOTHING: dict[str, Any] = {
     "flows_total": 0,
     "flows_seen": 9,
     "absent": [],
+    "connected": True,
 }
 
 
@@ -100,6 +101,16 @@ def test_what_the_agent_refuses_is_an_error_of_ours(tmp_path: Path) -> None:
     with answering(tmp_path / "s", {Simulate: InputError("policy 'one' is named twice")}):
         result = diff(tmp_path / "s", "-", stdin=ONE)
     assert (result.exit_code, result.stderr) == (Code.INPUT, "meshfabric: policy 'one' is named twice\n")
+
+
+def test_an_agent_without_etcd_knows_what_it_knew_last(tmp_path: Path) -> None:
+    with answering(tmp_path / "s", {Simulate: {**NOTHING, "connected": False}}):
+        result = diff(tmp_path / "s", "-", stdin=ONE)
+    assert (result.exit_code, result.stdout) == (Code.OK, "")
+    assert result.stderr.splitlines() == [
+        "warning: the agent does not reach etcd: it compares with what it knew last",
+        "no change",
+    ]
 
 
 def test_no_agent(tmp_path: Path) -> None:
