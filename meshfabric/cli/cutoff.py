@@ -49,7 +49,8 @@ async def refuse_cutoff(
     before = applied({}, known.policies.values(), (), now)
     after = applied(before, map(read_policy, documents), deleted, now)
     people = People(known.endpoints)
-    found = list(cuts(people, compare(people, before, after), known.control_ports))
+    changes = compare(people, before, after, people.hosts.keys())
+    found = list(cuts(people, changes, known.control_ports))
     if found:
         raise _refusal(people, found, after)
 

@@ -24,6 +24,7 @@ from meshfabric.compiler.parties import Group, Near, People, group_of, parties
 from meshfabric.compiler.policies import Rules, rules_of
 from meshfabric.compiler.verdicts import Difference, Flip, Says, Side, Span, differences
 from meshfabric.model.addresses import ADDRESS_BITS
+from meshfabric.model.errors import InputError
 from meshfabric.model.labels import matches
 from meshfabric.model.node import Endpoint, NodeKind
 from meshfabric.model.policy import Policy, in_force
@@ -33,6 +34,10 @@ from meshfabric.model.world import Event, Kind, World
 
 NO_NODE = Settings("", "", NodeKind.METAL, EtcdSettings(()), ())
 ADDRESS_BYTES = ADDRESS_BITS // 8
+MOST_NAMED = 2_000_000
+"""Pairs that rules name, before and after; some 150 bytes each."""
+MOST_KNOWN = 100_000
+"""Differences that are kept to be found again; some 1,000 bytes each."""
 
 Policies = Mapping[str, Policy]
 What = tuple[Flip, tuple[Span, ...]]
@@ -87,27 +92,31 @@ def applied(
     return after
 
 
-def compare(people: People, before: Policies, after: Policies) -> list[Change]:
+def compare(
+    people: People, before: Policies, after: Policies, senders: Set[int] | None = None
+) -> list[Change]:
     """Every verdict that flips between two workloads, with the policies in force before and after.
 
     In an order that depends on nothing else; a packet from one workload to another is in one change at most.
+    `senders`: only what these label sets say first (None: all). Raises `InputError` where it would take
+    more memory than somebody who asks may have.
     """
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     if not differing:
         return []
-    stances = _Stances(people, before, {name: after.get(name) for name in sorted(differing)})
+    stances = _Stances(people, before, {name: after.get(name) for name in sorted(differing)}, senders)
     pairs = _Pairs(people, stances)
     found: dict[tuple[Group, What], Group] = {}
-    for sender in people.labels:
+    for sender in stances.senders:
         for (near, what), receivers in pairs.of(sender).items():
             at = receivers, what
             found[at] = found.get(at, 0) | group_of(sender, near)
     pairs.let_go()
     stances.let_go()
     merged: dict[tuple[Group, What], Group] = {}
-    for (receivers, what), senders in found.items():
-        merged[senders, what] = merged.get((senders, what), 0) | receivers
-    changes = [Change(senders, receivers, *what) for (senders, what), receivers in merged.items()]
+    for (receivers, what), alike in found.items():
+        merged[alike, what] = merged.get((alike, what), 0) | receivers
+    changes = [Change(alike, receivers, *what) for (alike, what), receivers in merged.items()]
     return sorted(change for change in changes if not _is_to_itself(people, change))
 
 
@@ -122,9 +131,18 @@ def _is_to_itself(people: People, change: Change) -> bool:
 class _Stances:
     """What each label set says, before and after; `moved` are those that a policy changes, by direction."""
 
-    def __init__(self, people: People, before: Policies, differing: Mapping[str, Policy | None]) -> None:
+    def __init__(
+        self,
+        people: People,
+        before: Policies,
+        differing: Mapping[str, Policy | None],
+        senders: Set[int] | None,
+    ) -> None:
+        self.senders = people.labels.keys() if senders is None else people.labels.keys() & senders
+        self._peers = {Direction.EGRESS: None, Direction.INGRESS: senders}
         self._world, self._shared = _world(people, before), dict[Says, Says]()
         self._known: dict[tuple[int, Direction], Stance] = {}
+        self._named = 0
         touched = [one for name, new in differing.items() for one in (before.get(name), new) if one]
         self.moved = {direction: _selected(people, touched, direction) for direction in Direction}
         self._old = {number: self._rules(number) for number in set().union(*self.moved.values())}
@@ -135,11 +153,19 @@ class _Stances:
         """One direction of a label set."""
         at = number, direction
         if at not in self._known:
-            before = after = Side(self._rules(number)[direction], direction, self._shared)
+            before = after = self._side(self._rules(number), direction)
             if number in self.moved[direction]:
-                before = Side(self._old[number][direction], direction, self._shared)
+                before = self._side(self._old[number], direction)
             self._known[at] = Stance(before, after)
         return self._known[at]
+
+    def _side(self, rules: Rules, direction: Direction) -> Side:
+        side = Side(rules[direction], direction, self._shared, self._peers[direction])
+        self._named += len(side.named)
+        if self._named > MOST_NAMED:
+            what = f"too much to compare: more than {MOST_NAMED} pairs are named by rules"
+            raise InputError(what, remedy="take fewer policies at once, or such as select fewer workloads")
+        return side
 
     def let_go(self) -> None:
         """See `_emptied`."""
@@ -176,6 +202,8 @@ class _Pairs:
 
     def of(self, sender: int) -> dict[tuple[Near, What], Group]:
         """What flips when this label set speaks first: by party and difference, for which receivers."""
+        if len(self._known) > MOST_KNOWN:
+            _emptied(self._known)
         said, hosts = self._stances.of(sender, Direction.EGRESS), self._people.neighbours(sender)
         apart = (said.named | self._naming.get(sender, set()) | hosts) & self._heard.keys()
         asked = ~sum(map(group_of, apart))

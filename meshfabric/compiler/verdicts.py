@@ -9,8 +9,7 @@ the same keys that `policies` compiles, by the datapath's rule: longest prefix
 for the exact peer and for ANY_PEER, then the higher precedence, and on a tie denial.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Set
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -64,23 +63,22 @@ Difference = tuple[tuple[Flip, tuple[Span, ...]], ...]
 class Side:
     """One direction of a label set: what it says of each peer. Equal answers are one object (`shared`).
 
-    `rest` is what it says of those whom no rule names, `named` has the others.
+    `rest` is what it says of those whom no rule names, `named` has the others, unless it is its own host.
+    `peers`: of whom it is going to be asked (None: of anyone).
     """
 
-    def __init__(self, ruled: Ruled, direction: Direction, shared: dict[Says, Says]) -> None:
+    def __init__(
+        self, ruled: Ruled, direction: Direction, shared: dict[Says, Says], peers: Set[int] | None = None
+    ) -> None:
         self._ruled, self._direction, self._shared = ruled, direction, shared
         self._anyone = _Keys(decide(ruled.anyone, ()))
-        self._about: dict[int, list[Weighed]] = {}
         self._known: dict[tuple[int, ...], Says] = {}  # many peers have the same rules
+        about: dict[int, list[Weighed]] = {}
         for members, rule in ruled.named:
-            for peer in members:
-                self._about.setdefault(peer, []).append(rule)
+            for peer in members if peers is None else members & peers:
+                about.setdefault(peer, []).append(rule)
         self.rest = self._says(_Keys(()))
-
-    @cached_property
-    def named(self) -> Mapping[int, Says]:
-        """What it says of each peer that a rule names, and that is not its own host."""
-        return {peer: self._of(own) for peer, own in self._about.items()}
+        self.named = {peer: self._of(own) for peer, own in about.items()}
 
     def of(self, peer: int) -> Says:
         """What it says of a peer that is not its own host."""
@@ -88,7 +86,8 @@ class Side:
 
     def of_own_host(self, peer: int) -> Says:
         """What it says of the host of the node that the workload is on."""
-        return self._of(self._about.get(peer, []) + about_own_host(self._ruled, self._direction))
+        own = [rule for members, rule in self._ruled.named if peer in members]
+        return self._of(own + about_own_host(self._ruled, self._direction))
 
     def _of(self, own: list[Weighed]) -> Says:
         same = tuple(map(id, own))

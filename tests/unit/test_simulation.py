@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from itertools import permutations
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshfabric.compiler import simulation
 from meshfabric.compiler.control import Cut, cuts
 from meshfabric.compiler.parties import People, holders_of
 from meshfabric.compiler.simulation import Change, Policies, compare
 from meshfabric.compiler.verdicts import OTHERS
+from meshfabric.model.errors import InputError
 from meshfabric.model.labels import Labels
 from meshfabric.model.node import Endpoint
 from meshfabric.model.policy import Policy
@@ -103,7 +106,8 @@ def test_control_traffic_is_cut_just_when_some_of_it_flips(
     everyone: list[Endpoint], before: Policies, after: Policies
 ) -> None:
     people = People(everyone)
-    found = list(cuts(people, compare(people, before, after), [Ports(TCP, 443, 443)]))
+    said_by_hosts = compare(people, before, after, people.hosts.keys())
+    found = list(cuts(people, said_by_hosts, [Ports(TCP, 443, 443)]))
     pairs = {
         pair
         for pair in permutations(everyone, 2)
@@ -119,6 +123,19 @@ def test_control_traffic_is_cut_just_when_some_of_it_flips(
 
 def _is_between(people: People, cut: Cut, pair: Pair) -> bool:
     return bool(cut.senders & people.groups(*pair) and cut.receivers & people.groups(*pair[::-1]))
+
+
+def test_what_would_take_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(configured(()), full())
+    people = People(holders_of(world.node, world.endpoints, world.workloads.values()).values())
+    monkeypatch.setattr(simulation, "MOST_NAMED", 1)
+    with pytest.raises(InputError, match=r"^too much to compare: more than 1 pairs .*"):
+        compare(people, world.policies, {})
+    monkeypatch.setattr(simulation, "MOST_NAMED", 1000)
+    monkeypatch.setattr(simulation, "MOST_KNOWN", 0)
+    few = compare(people, world.policies, {})
+    monkeypatch.undo()
+    assert few == compare(people, world.policies, {}) != []
 
 
 def test_a_comparison_leaves_nothing_to_the_garbage_collector() -> None:
