@@ -113,11 +113,15 @@ def compare(
             found[at] = found.get(at, 0) | group_of(sender, near)
     pairs.let_go()
     stances.let_go()
+    return sorted(change for change in _joined(found) if not _is_to_itself(people, change))
+
+
+def _joined(found: Mapping[tuple[Group, What], Group]) -> list[Change]:
+    """Senders by receivers and what, put together for all receivers to whom the same senders say it."""
     merged: dict[tuple[Group, What], Group] = {}
     for (receivers, what), alike in found.items():
         merged[alike, what] = merged.get((alike, what), 0) | receivers
-    changes = [Change(alike, receivers, *what) for (alike, what), receivers in merged.items()]
-    return sorted(change for change in changes if not _is_to_itself(people, change))
+    return [Change(alike, receivers, *what) for (alike, what), receivers in merged.items()]
 
 
 def _is_to_itself(people: People, change: Change) -> bool:
