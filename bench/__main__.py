@@ -15,6 +15,7 @@ BENCHES = {
     "datapath": "nanoseconds of each eBPF program for a packet",
     "throughput": "TCP through the fabric, over bare WireGuard, and in clear",
     "compiler": "milliseconds of an event in the compiler",
+    "policies": "entries into the policy map, and policy diff",
     "propagation": "from a put in etcd to another node's maps",
     "memory": "what an agent weighs, and what an event costs it",
     "swarm": "a thousand agents on one etcd",

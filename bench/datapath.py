@@ -8,6 +8,9 @@ many runs of an empty program, which are taken off. A packet out of a tunnel gro
 link header: the turntable takes it off again, and that is part of its figures, as is
 what a cold start costs every few runs.
 Nothing here has a network card or a queue; `throughput` has.
+
+The rows `of N policies` have the policy map of a node on which so many are enforced (`many policies`
+of `compiler`), and the sender is one of those whom they select.
 """
 
 import struct
@@ -22,6 +25,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from bench.entries import entries_of
 from bench.rows import Goal, Row, at_most, report, row
 from bench.turntable import LINK_HEADER, TC_ACT_UNSPEC, Spin, Turntable
 from meshfabric.kernel.bpf import Map, SkbContext
@@ -35,6 +39,7 @@ TC_ACT_SHOT, TC_ACT_REDIRECT = 2, 7  # linux/pkt_cls.h
 ROUNDS = 31
 RUNS = 65536  # in a round
 ONE, MANY = 1, 65536
+POLICIES = (1, 100, 10_000)
 FIRSTS = 16384  # first packets to a round: what the table of new flows takes without evicting
 PORT = 1024
 PAYLOAD, LONG_PAYLOAD = bytes(22), bytes(1150)  # see GROWING_REPEAT
@@ -70,6 +75,7 @@ class Case(NamedTuple):
     goal: Goal | None = None
     first: bool = False
     verdict: int = TC_ACT_REDIRECT
+    policies: int = 0
 
 
 def udp(flags: str) -> Packet:
@@ -150,6 +156,17 @@ def first_packets() -> Iterator[Case]:
         yield Case(f"first packet, {name}", sent, FIRSTS, first=True, verdict=verdict)
 
 
+def policed() -> Iterator[Case]:
+    """A flow that is known, and one that begins, with few policies and with many."""
+    alpha, far = ALPHA[4], FAR[4]
+    opens = from_pod(4, 1, alpha, far, udp("")), from_tunnel(4, far, alpha, udp(""))
+    for policies in POLICIES:
+        known = f"pod to remote pod, IPv4 UDP, of {policies} policies"
+        yield Case(known, opens[0], ONE, opens, at_most(90), policies=policies)
+        first = f"first packet, pod to remote pod, of {policies} policies"
+        yield Case(first, opens[0], FIRSTS, first=True, policies=policies)
+
+
 def encrypted() -> Iterator[Case]:
     """WireGuard's own packets."""
     link = bytes(Ether(dst=fabric.GATEWAY_MAC, src=fabric.GATEWAY_MAC, type=0x0800))
@@ -167,6 +184,7 @@ def cases() -> Iterator[Case]:
     yield from established(4, udp, "IPv4 UDP", MANY)
     yield from established(6, udp, "IPv6 UDP", MANY)
     yield from first_packets()
+    yield from policed()
     yield from encrypted()
 
 
@@ -177,11 +195,13 @@ class Bench:
         self._place, self._turn = place, compile_extra(TURNTABLE, folder)
         self._datapath = place.load()
         self._world = _world()
+        self._own_rules = self._world.rules
         self._ifindex = place.devices(self._world.devices)
         self._tables = fabric.Tables(self._datapath.maps, self._ifindex)
 
     def measure(self, case: Case) -> Row:
         """One row: medians of rounds, each of them one with the program and one with the empty one."""
+        self._world.rules = [*entries_of(case.policies), *self._own_rules]  # the last of a key counts
         self._world.bump(*self._world.generations)  # what is in `recent` holds no more
         self._prepare(case)
         program = self._datapath.programs[case.sent.program]

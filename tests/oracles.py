@@ -117,8 +117,8 @@ def _covers_port(rule: Rule, spoken_to: Whom, packet: tuple[int, int]) -> bool:
     """A port by its name is the one that the end which is spoken to has under it."""
     names = dict(spoken_to) if isinstance(spoken_to, tuple) else {}
     return rule.ports is None or any(
-        names.get(f"port.meshfabric.io/{ports.name}") == f"{PROTOCOL_NAMES[packet[0]]}.{packet[1]}"
-        and PROTOCOLS[PROTOCOL_NAMES[packet[0]]] == ports.protocol
+        packet[0] == ports.protocol
+        and names.get(f"port.meshfabric.io/{ports.name}") == f"{PROTOCOL_NAMES[packet[0]]}.{packet[1]}"
         if ports.name
         else PORT_MEANING[ports](*packet)
         for ports in rule.ports

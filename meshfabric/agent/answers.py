@@ -5,9 +5,10 @@ from typing import Any
 
 from meshfabric import __version__
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sources import StoreSource
 from meshfabric.agent.workloads import Workloads
-from meshfabric.api.messages import Ask, Attach, Detach, Release, Request
+from meshfabric.api.messages import Ask, Attach, Detach, Release, Request, Simulate
 from meshfabric.compiler.paths import workload_mtu
 from meshfabric.kernel import features
 from meshfabric.kernel.attach import ways
@@ -35,10 +36,11 @@ class Answers:
         lane: Lane,
         events: Events,
         audits: Audits,
+        simulation: Simulation,
     ) -> None:
         self._loop, self._world, self._source, self._registry = loop, loop.world, source, registry
         self._workloads, self._readings, self._tunnels = workloads, readings, tunnels
-        self._lane, self._events, self._heard = lane, events, audits
+        self._lane, self._events, self._heard, self._simulation = lane, events, audits, simulation
         self._started = time.monotonic()
 
     async def __call__(self, request: Request) -> Any:
@@ -51,6 +53,9 @@ class Answers:
             case Release():
                 self._loop.feed(self._registry.release())
                 return None
+            case Simulate():
+                told = await self._simulation.compare(request)
+                return {**told, "connected": self._source.connected}
             case Ask():
                 return await getattr(self, f"_{request.subject}")()
 

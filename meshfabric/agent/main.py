@@ -30,6 +30,7 @@ from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sizing import Sizing
 from meshfabric.agent.sources import LinkSource, StoreSource
 from meshfabric.agent.workloads import Workloads
@@ -175,6 +176,8 @@ class Agent:
             self._loop, self._netlink, self._events, lambda: self._memory.save_numbers()
         )
         self._readings = Readings(self._loop, datapath.maps["paths"], datapath.maps["reasons"])
+        flow_tables = (datapath.maps["flows"], datapath.maps["new_flows"])
+        self._simulation = Simulation(self._world, flow_tables)
         self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
@@ -276,6 +279,7 @@ class Agent:
             self._netlink,
             self._events,
             self._listener.heard,
+            self._simulation,
         )
 
     def _concerns(self, device: str) -> bool:

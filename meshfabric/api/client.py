@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from meshfabric.api.messages import Reply, Request
-from meshfabric.model.errors import MeshfabricError, PermanentError, TemporaryError
+from meshfabric.api.messages import LINE_LIMIT, Reply, Request
+from meshfabric.model.errors import InputError, MeshfabricError, PermanentError, TemporaryError
 
 TIMEOUT_S = 30.0
 
@@ -19,8 +19,12 @@ def call(path: Path, request: Request, timeout_s: float = TIMEOUT_S) -> Any:
     Raises `TemporaryError` when no agent listens or it does not answer in
     time, and the agent's own error with its kind kept.
     """
+    asked = msgspec.json.encode(request) + b"\n"
+    if len(asked) > LINE_LIMIT:
+        what = f"a request of {len(asked)} bytes is too long (at most {LINE_LIMIT})"
+        raise InputError(what, remedy="ask for less at once")
     try:
-        line = _exchange(path, msgspec.json.encode(request) + b"\n", timeout_s)
+        line = _exchange(path, asked, timeout_s)
     except FileNotFoundError as cause:
         raise _unreachable(path, "no such socket") from cause
     except PermissionError as cause:

@@ -9,6 +9,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from meshfabric.model.policytext import PolicyText
+
+LINE_LIMIT = 1 << 20
+"""Bytes of one request."""
+
 
 class Attach(msgspec.Struct, tag="attach", tag_field="type", frozen=True):
     """Make a workload part of the fabric; repeating it with the same content changes nothing.
@@ -50,7 +55,14 @@ class Release(msgspec.Struct, tag="release", tag_field="type", frozen=True):
     """Let a held mass removal through (see `store.registry`)."""
 
 
-Request = Attach | Detach | Ask | Release
+class Simulate(msgspec.Struct, tag="simulate", tag_field="type", frozen=True):
+    """Tell what would change if these policies were written and those deleted; changes nothing."""
+
+    policies: list[PolicyText]
+    delete: list[str] = []
+
+
+Request = Attach | Detach | Ask | Release | Simulate
 
 
 class Attached(msgspec.Struct, frozen=True):

@@ -15,11 +15,10 @@ from typing import Any
 
 import msgspec
 
-from meshfabric.api.messages import Reply, Request
+from meshfabric.api.messages import LINE_LIMIT, Reply, Request
 from meshfabric.model.errors import MeshfabricError, PermanentError
 
 SOCKET_MODE = 0o660
-LINE_LIMIT = 1 << 20  # bytes of one request
 
 Answer = Callable[[Request], Awaitable[Any]]
 log = logging.getLogger(__name__)

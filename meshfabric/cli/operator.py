@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from meshfabric.cli.cutoff import refuse_cutoff
 from meshfabric.cli.exits import DeniedError
 from meshfabric.cli.reach import Reach
 from meshfabric.model.errors import InputError, PermanentError, TemporaryError
@@ -74,8 +75,11 @@ def run(reach: Reach, work: Callable[[Etcd], Awaitable[T]]) -> T:
         raise
 
 
-async def apply(etcd: Etcd, fabric: str, policies: Sequence[PolicyText]) -> Applied:
-    """Make etcd hold these policies; what it has already is not written again."""
+async def apply(etcd: Etcd, fabric: str, policies: Sequence[PolicyText], *, force: bool = False) -> Applied:
+    """Make etcd hold these policies; what it has already is not written again.
+
+    Raises `CutoffError`, and writes nothing, if that cut control traffic and is not forced.
+    """
     old = await asyncio.gather(*(etcd.read(_key(fabric, policy.name)) for policy in policies))
     found = [reading.entry for reading in old]
     outcomes = {policy.name: _outcome(policy, entry) for policy, entry in zip(policies, found, strict=True)}
@@ -85,6 +89,8 @@ async def apply(etcd: Etcd, fabric: str, policies: Sequence[PolicyText]) -> Appl
         if outcomes[policy.name] != "unchanged"
     ]
     _check_size(writes)
+    if writes and not force:
+        await refuse_cutoff(etcd, fabric, policies)
     revision = await etcd.put_many((_key(fabric, name), record) for name, record in writes)
     return Applied(outcomes, max([revision, *(entry.mod_revision for entry in found if entry)]))
 
@@ -112,10 +118,12 @@ async def config(etcd: Etcd, fabric: str) -> FabricRecord | None:
         return None
 
 
-async def delete(etcd: Etcd, fabric: str, name: str) -> bool:
-    """Make the policy absent; tell whether it was there."""
+async def delete(etcd: Etcd, fabric: str, name: str, *, force: bool = False) -> bool:
+    """Make the policy absent; tell whether it was there. Refuses what `apply` refuses."""
     key = _key(fabric, name)
     there = await etcd.get(key) is not None
+    if there and not force:
+        await refuse_cutoff(etcd, fabric, (), (name,))
     if there:
         await etcd.delete(key)
     return there

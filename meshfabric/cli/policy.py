@@ -4,30 +4,24 @@ What is in force on this node is asked of the agent; what is to be in force is
 written to etcd (`operator`, imported only then: gRPC is slow to import).
 """
 
-import sys
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
 from meshfabric.cli.ask import SOCKET, Socket, ask_rows
+from meshfabric.cli.diff import diff_policies
+from meshfabric.cli.documents import File, policies_in, read_file, warn_of_expired, warn_of_nobody
 from meshfabric.cli.exits import DeniedError, FoundError
 from meshfabric.cli.output import Format, Output, encode, print_rows, working
 from meshfabric.cli.reach import Options, find, with_options
 from meshfabric.cli.table import Column
 from meshfabric.model.errors import InputError
-from meshfabric.model.networks import lies_in
-from meshfabric.model.node import FabricRecord
-from meshfabric.model.policy import Entity, Policy, cidrs_of, in_force, reaches_outside
-from meshfabric.model.policytext import PolicyText, read_policy
+from meshfabric.model.policy import reaches_outside
+from meshfabric.model.policytext import read_policy
 
 policy_app = typer.Typer()
 
-STDIN = "-"
 WAIT_S = 30
 COLUMNS = (
     Column("policy", "POLICY"),
@@ -51,9 +45,7 @@ AUDITS = (
     Column("first", "FIRST", spare=1),
 )
 
-File = Annotated[
-    str, typer.Argument(metavar="FILE", help="YAML, several documents if you like; - reads stdin.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Though it cuts the fabric's own control traffic.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")]
 
 
@@ -83,14 +75,17 @@ def check_policies(file: File) -> None:
     """
     from meshfabric.cli.words import describe
 
-    text = _text(file)
+    text = read_file(file)
     try:
-        policies = _policies(text, file)
+        policies = policies_in(text, file)
         read = [read_policy(policy) for policy in policies]
     except InputError as error:
         raise FoundError(error.what, place=error.place, remedy=error.remedy) from error
     typer.echo("\n\n".join(map(describe, read)))
-    _warn_of_expired(read)
+    warn_of_expired(read)
+
+
+policy_app.command("diff")(diff_policies)
 
 
 @policy_app.command("apply")
@@ -98,6 +93,7 @@ def check_policies(file: File) -> None:
 def apply_policies(
     file: File,
     options: Options,
+    force: Force = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until every node that is alive has applied it.")
     ] = False,
@@ -105,21 +101,22 @@ def apply_policies(
 ) -> None:
     """Write the policies of a file to etcd: all of them, or none if one is wrong.
 
-    Repeating it changes nothing. Policies that the file does not name stay.
+    Repeating it changes nothing. Policies that the file does not name stay. Refused if hosts could
+    no longer reach each other as they can now, or their own workloads, unless told to --force it.
     """
-    policies = _policies(_text(file), file)
+    policies = policies_in(read_file(file), file)
     read = [read_policy(policy) for policy in policies]
-    _warn_of_expired(read)
+    warn_of_expired(read)
     from meshfabric.cli import operator
 
     reach = find(options)
     if any(map(reaches_outside, read)):
         try:
             config = operator.run(reach, lambda etcd: operator.config(etcd, reach.fabric))
-            _warn_of_nobody(read, config)
+            warn_of_nobody(read, config)
         except DeniedError as error:  # whoever may write policies need not be let read it
             typer.echo(f"warning: whether peers by address are outside is not known: {error.what}", err=True)
-    done = operator.run(reach, lambda etcd: operator.apply(etcd, reach.fabric, policies))
+    done = operator.run(reach, lambda etcd: operator.apply(etcd, reach.fabric, policies, force=force))
     for name, outcome in done.outcomes.items():
         typer.echo(f"{name}: {outcome}")
     if wait:
@@ -145,55 +142,10 @@ def show_policy(name: Name, options: Options, output: Output = Format.YAML) -> N
 
 @policy_app.command("delete")
 @with_options
-def delete_policy(name: Name, options: Options) -> None:
-    """Take a policy out of etcd; one that is not there is no error."""
+def delete_policy(name: Name, options: Options, force: Force = False) -> None:
+    """Take a policy out of etcd; one that is not there is no error. Refused as by `apply`."""
     from meshfabric.cli import operator
 
     reach = find(options)
-    there = operator.run(reach, lambda etcd: operator.delete(etcd, reach.fabric, name))
+    there = operator.run(reach, lambda etcd: operator.delete(etcd, reach.fabric, name, force=force))
     typer.echo(f"{name}: {'deleted' if there else 'was not there'}")
-
-
-def _policies(text: str, file: str) -> list[PolicyText]:
-    from meshfabric.config import read_policies
-
-    place = "stdin" if file == STDIN else file
-    policies = read_policies(text, place)
-    if not policies:
-        raise InputError("no policy in it", place=place, remedy="begin with name: and select:")
-    return policies
-
-
-def _warn_of_expired(policies: Iterable[Policy]) -> None:
-    now = datetime.now(UTC)
-    for policy in policies:
-        living = in_force(policy, now)
-        if living is None:
-            typer.echo(f"warning: {policy.name} has expired: it counts as absent", err=True)
-        elif living != policy:
-            count = len(policy.rules) - len(living.rules)
-            what = f"{count} of its {len(policy.rules)} rules"
-            typer.echo(f"warning: {policy.name}: {what} expired and count as absent", err=True)
-
-
-def _warn_of_nobody(policies: Iterable[Policy], config: FabricRecord | None) -> None:
-    """Peers by address that no packet can come from."""
-    prefixes = [ip_network(text) for text in config.prefixes] if config else []
-    for policy in policies:
-        for cidr in cidrs_of(policy):
-            if any(lies_in(cidr.network, prefix) for prefix in prefixes):
-                what = f"{cidr.network} is in the fabric, where labels tell who is who: it covers nobody"
-                typer.echo(f"warning: {policy.name}: {what}", err=True)
-        servers = any(Entity.KUBE_APISERVER in (rule.peers or ()) for rule in policy.rules)
-        if servers and not (config and config.kube_apiservers):
-            what = "the fabric's config names no kube_apiservers: that entity covers nobody"
-            typer.echo(f"warning: {policy.name}: {what}", err=True)
-
-
-def _text(file: str) -> str:
-    try:
-        return sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as cause:
-        raise InputError("no UTF-8 text", place=file) from cause
-    except OSError as cause:
-        raise InputError(f"cannot read it: {cause.strerror}", place=file) from cause

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from meshfabric.cli import doctor, drop, endpoint, node, path, policy
+from meshfabric.cli import diff, doctor, drop, endpoint, node, path, policy
 from meshfabric.cli.app import COMMANDS, PROGRAM, load
 from meshfabric.cli.exits import DEBUG_VARIABLE, MEANINGS
 from meshfabric.cli.reach import Options
@@ -32,6 +32,7 @@ LISTINGS: dict[str, Sequence[Column]] = {
     "path list": path.COLUMNS,
     "policy list": policy.COLUMNS,
     "policy audit": policy.AUDITS,
+    "policy diff": diff.COLUMNS,
     "drop list": drop.COLUMNS,
     "doctor": doctor.COLUMNS,
 }

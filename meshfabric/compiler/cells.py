@@ -45,6 +45,15 @@ SETTLED_PRECEDENCE = (1 << 32) - 1  # of pairs that speak for anyone too
 Block = tuple[int, int, int]
 """Protocol (0: any), port, prefix bits of the port."""
 EVERYTHING: Block = (0, 0, 0)
+REST = -1  # no rule: what no rule covers
+BASELINE = "allow-local-host"  # the node reaches its own workloads: health checks
+
+
+class Source(NamedTuple):
+    """Whose word a verdict is: of a policy the rule of that place, or what it says of the rest."""
+
+    policy: str = ""
+    rule: int = REST
 
 
 class Weighed(NamedTuple):
@@ -54,6 +63,7 @@ class Weighed(NamedTuple):
     action: Action
     blocks: tuple[Block, ...]
     port: Ports | None = None
+    source: Source = Source()
 
     @property
     def passes(self) -> bool:
@@ -61,10 +71,20 @@ class Weighed(NamedTuple):
         return self.action is Action.PASS
 
 
-LOCAL_HOST = Weighed(LOCAL_HOST_PRECEDENCE, Action.ALLOW, (EVERYTHING,))
+LOCAL_HOST = Weighed(
+    LOCAL_HOST_PRECEDENCE, Action.ALLOW, (EVERYTHING,), source=Source(f"baseline:{BASELINE}")
+)
 
 Cell = tuple[Block, bytes]
 """A key less its pair and direction, with the packed value."""
+
+
+class Decided(NamedTuple):
+    """A key less its pair and direction, the rule whose verdict it has, and with which precedence."""
+
+    block: Block
+    rule: Weighed
+    precedence: int
 
 
 def precedence_of(policy: Policy, action: Action, place: int) -> int:
@@ -75,21 +95,27 @@ def precedence_of(policy: Policy, action: Action, place: int) -> int:
 
 
 def cells_of(own: list[Weighed], anyone: Iterable[Weighed], audited: bool = False) -> list[Cell]:
+    """What a pair's keys say, packed; see `decide`."""
+    return [(block, _value(rule, precedence, audited)) for block, rule, precedence in decide(own, anyone)]
+
+
+def decide(own: Iterable[Weighed], anyone: Iterable[Weighed]) -> list[Decided]:
     """What a pair's keys say; `own` are the rules about its peer, `anyone` those about anyone where it is."""
     if not any(rule.passes for rule in (*own, *anyone)):
         table = _strongest(own)
-        return [(block, _value(_ruling(table, block), 0, audited)) for block in table]
+        ruling = ((block, _ruling(table, block)) for block in table)
+        return [Decided(block, rule, rule.precedence) for block, rule in ruling]
     table = _strongest([*own, *anyone])
     after = _strongest(rule for rule in (*own, *anyone) if rule.precedence < BASE_PRECEDENCE[Tier.ADMIN])
     keys = _strongest(own)
     settled = SETTLED_PRECEDENCE if anyone else DEFAULT_PRECEDENCE
-    cells = []
+    found = []
     for block in table:
-        if any(key in keys for key in _around(block)):
+        if any(key in keys for key in around(block)):
             first = _ruling(table, block)
             verdict = _ruling(after, block) if first.passes else first
-            cells.append((block, _value(verdict, max(settled, first.precedence), audited)))
-    return cells
+            found.append(Decided(block, verdict, max(settled, first.precedence)))
+    return found
 
 
 def blocks_of(ports: tuple[Ports, ...] | None) -> Iterator[Block]:
@@ -124,10 +150,10 @@ def _strongest(rules: Iterable[Weighed]) -> dict[Block, Weighed]:
 
 def _ruling(table: Mapping[Block, Weighed], block: Block) -> Weighed:
     """The strongest rule that covers a block."""
-    return max((table[one] for one in _around(block) if one in table), key=lambda one: one.precedence)
+    return max((table[one] for one in around(block) if one in table), key=lambda one: one.precedence)
 
 
-def _around(block: Block) -> Iterator[Block]:
+def around(block: Block) -> Iterator[Block]:
     """A block and those that hold it, the smallest first."""
     protocol, port, bits = block
     if protocol:
@@ -136,6 +162,6 @@ def _around(block: Block) -> Iterator[Block]:
     yield EVERYTHING
 
 
-def _value(rule: Weighed, least: int, audited: bool) -> bytes:
+def _value(rule: Weighed, precedence: int, audited: bool) -> bytes:
     verdict = Verdict.DENY if rule.action is Action.DENY else Verdict.ALLOW
-    return policy_value(max(rule.precedence, least), verdict, audited)
+    return policy_value(precedence, verdict, audited)

@@ -30,6 +30,7 @@ from meshfabric.compiler.cells import (
     EVERYTHING,
     LOCAL_HOST,
     Cell,
+    Source,
     Weighed,
     blocks_of,
     cells_of,
@@ -48,7 +49,6 @@ from meshfabric.model.world import World
 ANY_PEER, ANY_WORLD = 0, 1
 ANYONE = frozenset({ANY_PEER, ANY_WORLD})
 NOBODY = -1  # no identity
-BASELINE = "allow-local-host"  # the node reaches its own workloads: health checks
 
 
 class Ruled(NamedTuple):
@@ -145,8 +145,7 @@ def named(world: World, policy: Policy) -> set[int]:
 def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction: Direction) -> Ruled:
     ruling = [policy for policy in selecting if is_ruled(policy, direction)]
     normal = [policy for policy in ruling if policy.tier is Tier.NORMAL]
-    denies = any(_side(policy, direction)[1] is Action.DENY for policy in normal)
-    default = Weighed(DEFAULT_PRECEDENCE, Action.DENY if denies else Action.ALLOW, (EVERYTHING,))
+    default = _default(normal, direction)
     based = any(policy.tier is Tier.BASELINE for policy in ruling)
     ruled = Ruled(
         [],
@@ -157,7 +156,8 @@ def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction:
     for policy in ruling:
         if policy.tier is not Tier.BASELINE or not normal:
             for place, rule in enumerate(_side(policy, direction)[0] or ()):
-                weighed = Weighed(precedence_of(policy, rule.action, place), rule.action, ())
+                precedence, source = precedence_of(policy, rule.action, place), Source(policy.name, place)
+                weighed = Weighed(precedence, rule.action, (), source=source)
                 if direction is Direction.INGRESS:
                     _add(world, ruled, rule, weighed, _at(rule.ports, labels))
                 else:
@@ -165,6 +165,14 @@ def _ruled(world: World, labels: Labels, selecting: Iterable[Policy], direction:
     for rules in ruled.anyone.values():
         rules.append(default)
     return ruled
+
+
+def _default(normal: list[Policy], direction: Direction) -> Weighed:
+    """What becomes of what no rule covers: one policy that denies it is enough."""
+    denying = [policy for policy in normal if _side(policy, direction)[1] is Action.DENY]
+    source = Source(next((policy.name for policy in denying or normal), ""))
+    action = Action.DENY if denying else Action.ALLOW
+    return Weighed(DEFAULT_PRECEDENCE, action, (EVERYTHING,), source=source)
 
 
 def _side(policy: Policy, direction: Direction) -> tuple[tuple[Rule, ...] | None, Action]:
@@ -218,19 +226,25 @@ def _about(world: World, ruled: Ruled, direction: Direction, peers: Set[int]) ->
     of_names: dict[tuple[int, Ports], Weighed] = {}
     for members, weighed in ruled.named:
         for peer in members & peers:  # a million times for 10,000 policies
-            one = _numbered(world, weighed, peer, of_names) if weighed.port else weighed
+            one = numbered_at(world, weighed, peer, of_names) if weighed.port else weighed
             if one is not None:
                 found.setdefault(peer, []).append(one)
     host = _local_host(world)
     if host in peers:
-        own = [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
-        numbered = [_numbered(world, weighed, host, of_names) for weighed in own]
+        numbered = [
+            numbered_at(world, weighed, host, of_names) for weighed in about_own_host(ruled, direction)
+        ]
         if any(numbered):
             found[host] = [*found.get(host, []), *filter(None, numbered)]
     return found
 
 
-def _numbered(
+def about_own_host(ruled: Ruled, direction: Direction) -> list[Weighed]:
+    """The rules about the host of the node that a workload is on, but for those that name its labels."""
+    return [*ruled.own_host, *([LOCAL_HOST] if direction is Direction.INGRESS else [])]
+
+
+def numbered_at(
     world: World, weighed: Weighed, peer: int, of_names: dict[tuple[int, Ports], Weighed]
 ) -> Weighed | None:
     """A rule as it is about one peer, the same object for all that have the same number; None where the

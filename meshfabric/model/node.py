@@ -68,12 +68,14 @@ class FabricRecord(msgspec.Struct, frozen=True):
     """`config`: what the fabric is.
 
     `prefixes` hold every fabric address, `exposed` what of them the world may see. `kube_apiservers` are
-    addresses outside: whom policies mean by `{entity: kube-apiserver}`.
+    addresses outside: whom policies mean by `{entity: kube-apiserver}`. `control_ports` are those by which
+    operators reach hosts, and which the CLI therefore lets no policy cut by mistake.
     """
 
     prefixes: tuple[str, ...]
     exposed: tuple[str, ...] = ()
     kube_apiservers: tuple[str, ...] = ()
+    control_ports: tuple[str, ...] = ("tcp/22",)
     version: int = RECORD_VERSION
     min_version: int = 1
 

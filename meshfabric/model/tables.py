@@ -34,6 +34,8 @@ FABRIC_COUNT = struct.Struct("=I4x")
 UPLINK = struct.Struct("=I4x16s16s")
 NUMBER = struct.Struct("=I")
 COUNTER = struct.Struct("=QQ")
+FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
+FLOW = struct.Struct("=Q6I5BxH2s6x16s")
 
 POLICY_FIXED_BITS = 72  # subject, peer, direction
 PROTOCOL_BITS = 8
@@ -135,6 +137,19 @@ class PathState(NamedTuple):
     padded: int = 0
 
 
+class FlowSeen(NamedTuple):
+    """A flow as the datapath keeps it (struct flow_key, struct flow); of two the first is the end that spoke
+    first. `ports`: of ICMP echoes the identifier at the asking end, the request's type at the other.
+    """
+
+    protocol: int
+    addresses: tuple[Address, Address]
+    ports: tuple[int, int]
+    seen_ns: int
+    replied: bool
+    closing: bool
+
+
 def address_key(prefix: Prefix) -> bytes:
     """Key of `addresses`."""
     return ADDRESS_KEY.pack(prefix.length, prefix.address)
@@ -227,3 +242,13 @@ def read_counter(per_cpu: list[bytes]) -> tuple[int, int]:
     """Packets and bytes of one reason, summed over the CPUs."""
     pairs = [COUNTER.unpack(value[: COUNTER.size]) for value in per_cpu]
     return sum(packets for packets, _ in pairs), sum(octets for _, octets in pairs)
+
+
+def read_flow(key: bytes, value: bytes) -> FlowSeen:
+    """An entry of `flows` or `new_flows`; `seen_ns` is of the monotonic clock."""
+    low, high, low_be, high_be, protocol = FLOW_KEY.unpack(key)
+    seen_ns, _, _, _, _, _, _, swapped, replied, closing, *_ = FLOW.unpack(value)
+    addresses, ports = (low, high), (int.from_bytes(low_be, "big"), int.from_bytes(high_be, "big"))
+    if swapped:
+        addresses, ports = addresses[::-1], ports[::-1]
+    return FlowSeen(protocol, addresses, ports, seen_ns, bool(replied), bool(closing))

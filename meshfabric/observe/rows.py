@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from meshfabric.compiler.cells import BASELINE
 from meshfabric.compiler.paths import Pair, pairs, path_mtu
-from meshfabric.compiler.policies import BASELINE, concerned
+from meshfabric.compiler.policies import concerned
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import format_labels, format_selector
 from meshfabric.model.names import tunnel_device

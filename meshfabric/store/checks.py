@@ -41,7 +41,7 @@ from meshfabric.model.node import (
 from meshfabric.model.policy import Policy
 from meshfabric.model.policytext import PolicyText
 from meshfabric.model.policytext import read_policy as read_policy_text
-from meshfabric.model.ports import MAX_PORT
+from meshfabric.model.ports import MAX_PORT, parse_ports
 from meshfabric.model.tables import MAX_EXPOSED, MAX_PREFIXES
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.store.claims import last_address
@@ -126,6 +126,8 @@ def read_config(record: FabricRecord) -> tuple[Network, ...]:
     networks = tuple(parse_network(text, f"prefixes[{i}]") for i, text in enumerate(record.prefixes))
     if not 1 <= len(networks) <= MAX_PREFIXES:
         raise InputError(f"{len(networks)} prefixes", remedy=f"1 to {MAX_PREFIXES} are possible")
+    for i, text in enumerate(record.control_ports):
+        parse_ports(text, f"control_ports[{i}]")
     _check_apart(networks, "prefixes")
     for i, network in enumerate(networks):
         if not network.prefixlen or network.is_multicast or network.is_loopback or network.is_link_local:

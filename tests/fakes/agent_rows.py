@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from meshfabric.api.messages import Simulate
+
 STATUS: dict[str, Any] = {
     "fabric": "lab",
     "node": "edge-1",
@@ -262,6 +264,57 @@ FABRIC: dict[str, Any] = {
     "prefixes": ["10.88.0.0/16", "fd00:88::/32"],
 }
 
+SIMULATED: dict[str, Any] = {
+    "changes": [
+        {
+            "from": "app=guest",
+            "to": "app=db",
+            "ports": "anything but tcp/5432",
+            "before": "allowed",
+            "after": "denied",
+            "direction": "ingress",
+            "before_by": "no policy",
+            "after_by": "no-guests: deny app=guest on anything",
+            "senders": 3,
+            "receivers": 2,
+            "flows": 1,
+            "sender_examples": "edge-1/guest-1, edge-1/guest-2, edge-2/guest-3",
+            "receiver_examples": "edge-2/shop/db-0, edge-3/shop/db-1",
+        },
+        {
+            "from": "app=web | host edge-3 | host edge-2",
+            "to": "app=db on other nodes",
+            "ports": "tcp/5432",
+            "before": "denied",
+            "after": "allowed",
+            "direction": "ingress",
+            "before_by": "closed: no rule",
+            "after_by": "web-to-db: allow app=web | tier in (gold, silver) on tcp/5432",
+            "senders": 14,
+            "receivers": 2,
+            "flows": 0,
+            "sender_examples": "edge-1/shop/web-0, edge-1/shop/web-1, edge-2/shop/web-2, +11",
+            "receiver_examples": "edge-2/shop/db-0, edge-3/shop/db-1",
+        },
+    ],
+    "changes_total": 2,
+    "flows": [
+        {
+            "from": "edge-1/guest-1",
+            "source": "[fd00:88:1::4]:40312",
+            "to": "edge-2/shop/db-0",
+            "destination": "[fd00:88:2::7]:22",
+            "protocol": "tcp",
+            "answered": True,
+            "after": "denied",
+        }
+    ],
+    "flows_total": 3,
+    "flows_seen": 17,
+    "absent": ["ghost"],
+    "connected": True,
+}
+
 ANSWERS: dict[Any, Any] = {
     "status": STATUS,
     "nodes": NODES,
@@ -272,4 +325,5 @@ ANSWERS: dict[Any, Any] = {
     "drops": DROPS,
     "features": FEATURES,
     "fabric": FABRIC,
+    Simulate: SIMULATED,
 }

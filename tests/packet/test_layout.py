@@ -1,7 +1,9 @@
 """User space packs the bytes that the datapath's structs have: held against the compiled objects' BTF."""
 
 import json
+import re
 import subprocess
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from meshfabric.model import tables
 from meshfabric.model.addresses import parse_network, prefix_of
 from meshfabric.model.tables import Delivery, Direction, Reason, Verdict
+from meshfabric.observe import flows
 from meshfabric.probe import packet
 
 OBJECT = Path(__file__).parents[2] / "build" / "bpf" / "layout.bpf.o"
+LIFE = Path(__file__).parents[2] / "bpf" / "lib" / "life.h"
 PREFIX = prefix_of(parse_network("10.64.0.0/16"))
 MAC = "02:00:00:00:00:07"
 
@@ -106,6 +110,39 @@ def test_an_audit_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
         packed[member["bits_offset"] // 8] = value
     first = bytes([7]).ljust(16, b"\0")
     assert tables.read_audit(bytes(packed)) == (first, bytes(16), 5, 0, 6, 0, Direction.INGRESS)
+
+
+def spread(btf: dict[str, dict[str, Any]], struct: str, **values: bytes) -> bytes:
+    """A struct with these bytes in these members."""
+    packed = bytearray(btf[struct]["size"])
+    for name, value in values.items():
+        at = next(one for one in btf[struct]["members"] if one["name"] == name)["bits_offset"] // 8
+        packed[at : at + len(value)] = value
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("swapped", [0, 1])
+def test_a_flow_is_read_by_name_from_the_end_that_spoke_first(
+    btf: dict[str, dict[str, Any]], swapped: int
+) -> None:
+    low, high = bytes(15) + b"\1", bytes(15) + b"\2"
+    ports = (1000).to_bytes(2, "big") + (443).to_bytes(2, "big")
+    key = spread(btf, "flow_key", addr=low + high, port=ports, protocol=b"\6")
+    flags = {"swapped": bytes([swapped]), "replied": b"\1", "closing": b"\0"}
+    value = spread(btf, "flow", seen_ns=(7).to_bytes(8, "little"), **flags)
+    assert (len(key), len(value)) == (tables.FLOW_KEY.size, tables.FLOW.size)
+    ends = ((high, low), (443, 1000)) if swapped else ((low, high), (1000, 443))
+    assert tables.read_flow(key, value) == (6, *ends, 7, True, False)
+    closing = spread(btf, "flow", closing=b"\1", service_class=b"\1", generation=b"\1" * 8)
+    assert tables.read_flow(key, closing)[3:] == (0, False, True)
+
+
+def test_flows_live_as_long_as_the_datapath_says() -> None:
+    said = dict(re.findall(r"\t(\w+_S) = ([0-9* ]+),", LIFE.read_text()))
+    lifetimes = {name: prod(map(int, product.split("*"))) for name, product in said.items()}
+    kept = {name: getattr(flows, name) for name in lifetimes if name != "SEEN_STEP_S"}
+    assert kept == {name: seconds for name, seconds in lifetimes.items() if name in kept}
+    assert len(kept) == 5
 
 
 def test_counters_are_summed_over_cpus(btf: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from meshfabric.cli.app import app
+from meshfabric.cli.exits import Code
 from tests.fakes.agent import answering
 from tests.fakes.agent_rows import ANSWERS
 
@@ -25,6 +26,7 @@ SHOWN = (
     "path show edge-3",
     "policy list",
     "policy audit",
+    "policy diff --delete ghost",
     "drop list",
     "doctor",
 )
@@ -35,14 +37,14 @@ CASES += [(shown, "table", width) for shown in SHOWN for width in WIDTHS]
 
 def golden(shown: str, output: str, width: str) -> Path:
     """The file for one case: `node-list.table-80.txt`."""
-    return GOLDEN / f"{shown.replace(' ', '-')}.{output}{'-' if width else ''}{width}.txt"
+    return GOLDEN / f"{shown.replace(' --', ' ').replace(' ', '-')}.{output}{'-' if width else ''}{width}.txt"
 
 
 def printed(socket: Path, shown: str, output: str, width: str) -> str:
     """Stdout of one listing."""
     environment = {"MESHFABRIC_SOCKET": str(socket), "COLUMNS": WIDTHS.get(width) or None, "NO_COLOR": None}
     result = CliRunner(env=environment).invoke(app, [*shown.split(), "--output", output])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == (Code.FOUND if "diff" in shown else Code.OK), result.output
     return result.stdout
 
 

@@ -241,7 +241,9 @@ def test_who_may_write_policies_need_not_read_the_config(
     server.ctl("--user", "root:root", "role", "grant-permission", "own", "readwrite", own, "--prefix")
     (tmp_path / "right").write_text("right\n")
     file.write_text("{name: p, select: a, ingress: [{from: [192.0.2.0/24]}]}")
-    result = policy(server, "x", "apply", file, "--user", "node", "--password-file", tmp_path / "right")
+    user = ("--user", "node", "--password-file", tmp_path / "right")
+    assert policy(server, "x", "apply", file, *user).exit_code == Code.PERMISSION, "what it cuts is not known"
+    result = policy(server, "x", "apply", file, "--force", *user)
     assert (result.exit_code, result.stdout) == (Code.OK, "p: created\n")
     assert result.stderr.startswith("warning: whether peers by address are outside is not known: ")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meshfabric.cli.app import COMMANDS, load
 from meshfabric.cli.reference import LISTINGS, render
-from tests.fakes.agent_rows import ANSWERS
+from tests.fakes.agent_rows import ANSWERS, SIMULATED
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -28,5 +28,6 @@ def test_the_keys_of_listings_are_those_of_the_rows() -> None:
         "drop": "drops",
     }
     for name, columns in LISTINGS.items():
-        rows = ANSWERS[subjects.get(name) or subjects.get(name.split()[0], "features")]
+        subject = subjects.get(name) or subjects.get(name.split()[0], "features")
+        rows = SIMULATED["changes"] if name == "policy diff" else ANSWERS[subject]
         assert [column.key for column in columns] == list(rows[0])
