@@ -17,6 +17,7 @@ struct outer {
 	struct addr destination;
 	__u32 l3;
 	__u32 version;
+	__u32 transport; /* where that starts in a whole packet or first fragment, else 0 */
 	__u8 protocol; /* the one named in the IP header */
 };
 
@@ -49,6 +50,7 @@ static __always_inline bool read4(struct __sk_buff *skb, __u32 l3, struct outer 
 	o->destination.half[0] = 0;
 	o->destination.half[1] = mapped_half(ip->daddr);
 	o->protocol = ip->protocol;
+	o->transport = ip->frag_off & bpf_htons(OFFSET_MASK) ? 0 : l3 + ip->ihl * 4;
 	return true;
 }
 
@@ -60,6 +62,7 @@ static __always_inline bool read6(struct __sk_buff *skb, __u32 l3, struct outer 
 	__builtin_memcpy(&o->source, &ip->saddr, sizeof(o->source));
 	__builtin_memcpy(&o->destination, &ip->daddr, sizeof(o->destination));
 	o->protocol = ip->nexthdr;
+	o->transport = l3 + sizeof(*ip);
 	return true;
 }
 
@@ -109,20 +112,6 @@ static __always_inline bool is_clear(const struct outer *o)
 static __always_inline bool has_ports(const struct outer *o)
 {
 	return o->protocol == IPPROTO_UDP || o->protocol == IPPROTO_TCP;
-}
-
-/* Where the ports of a whole packet or first fragment are, or 0. */
-static __always_inline __u32 ports_at(struct __sk_buff *skb, const struct outer *o)
-{
-	const struct iphdr *v4 = start_of(skb) + o->l3;
-
-	if (!has_ports(o))
-		return 0;
-	if (o->version == 6)
-		return o->l3 + sizeof(struct ipv6hdr);
-	if ((void *)(v4 + 1) > end_of(skb) || v4->frag_off & bpf_htons(OFFSET_MASK))
-		return 0;
-	return o->l3 + v4->ihl * 4;
 }
 
 /* In place where it is, which is nearly always. */
@@ -209,9 +198,8 @@ int from_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (is_clear(&o))
 		return take_clear(skb, &o);
-	__u32 at = ports_at(skb, &o);
-	if (at) {
-		__u32 port = destination_port(skb, at);
+	if (has_ports(&o) && o.transport) {
+		__u32 port = destination_port(skb, o.transport);
 		if (port - wg_port_base < WG_PORTS && o.protocol == IPPROTO_UDP)
 			return is_wrong_uplink(skb, port - wg_port_base) ? drop(skb, WRONG_UPLINK)
 									 : TC_ACT_UNSPEC;

@@ -43,6 +43,7 @@ static __noinline bool promote_nat(const struct flow_key *seen)
 	if (!one)
 		return false;
 	struct nat answered = *one;
+	answered.taken = 0;
 	if (bpf_map_update_elem(&nat, seen, &answered, BPF_NOEXIST))
 		return false;
 	return !bpf_map_delete_elem(&new_nat, seen);

@@ -138,6 +138,15 @@ def connects_another(lab: Lab, family: int) -> bool:
         return connects(lab, "edge/web", other)
 
 
+def test_forwarding_that_somebody_turns_off_everywhere_comes_back(lab: Lab) -> None:
+    """As does who sets ip_forward: it writes the setting of every device."""
+    with Echo(lab, OUTSIDE):
+        for family, switch in ((4, "ipv4/ip_forward"), (6, "ipv6/conf/all/forwarding")):
+            script = f"echo 1 >/proc/sys/net/{switch}; echo 0 >/proc/sys/net/{switch}"
+            assert build.run(lab, "edge", ["sh", "-euc", script]).returncode == 0
+            until(lambda family=family: connects(lab, "edge/web", WORLD[family], answer_s=SILENCE_S))  # type: ignore[misc]
+
+
 @FAMILIES
 def test_a_policy_that_comes_cuts_what_runs(lab: Lab, family: int) -> None:
     rules = {"tier": "admin", "min_version": LANGUAGE}
