@@ -21,18 +21,21 @@ _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family type index flags ch
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family prefixlen flags scope index
 _ATTRIBUTE = struct.Struct("=HH")
 _ALIGN = 4
-_IFLA_IFNAME = 3
+_MTU = struct.Struct("=I")
+_IFLA_IFNAME, _IFLA_MTU = 3, 4
 _IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
 _AF_BRIDGE = 7  # a bridge tells of its ports in link messages of its own
 RECEIVE_BYTES = 1 << 16
 QUEUE_BYTES = 1 << 20  # bursts of events, as when hundreds of pods start
 
-Change = Literal["up", "down", "gone", "addresses", "lost"]
+Change = Literal["up", "down", "mtu", "gone", "addresses", "lost"]
 
 
 @dataclass(frozen=True)
 class LinkEvent:
     """`up` means set up and with carrier; a device that was not told of before is `up` or `down` too.
+
+    `mtu`: nothing but that is another.
 
     `name` and `index` are empty with `lost`; `name` may be with `addresses`.
     """
@@ -74,7 +77,7 @@ class _Reader:
     """Turns messages into events, remembering names and states to tell only what changed."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[str, bool]] = {}
+        self._known: dict[int, tuple[str, bool, int]] = {}
 
     def read(self, data: bytes) -> Iterator[LinkEvent]:
         at = 0
@@ -85,29 +88,33 @@ class _Reader:
                 yield from self._link(kind, body)
             elif kind in (RTM_NEWADDR, RTM_DELADDR):
                 index = _ADDRESS.unpack_from(body)[-1]
-                yield LinkEvent("addresses", self._known.get(index, ("", False))[0], index)
+                yield LinkEvent("addresses", self._known.get(index, ("",))[0], index)
             at += -(-max(length, _HEADER.size) // _ALIGN) * _ALIGN
 
     def _link(self, kind: int, body: bytes) -> Iterator[LinkEvent]:
         family, _, index, flags, _ = _LINK.unpack_from(body)
         if family == _AF_BRIDGE:
             return
-        name = _name(body[_LINK.size :])
+        name, mtu = _name_and_mtu(body[_LINK.size :])
         if kind == RTM_DELLINK:
             self._known.pop(index, None)
             yield LinkEvent("gone", name, index)
             return
-        state = (name, bool(flags & _IFF_UP and flags & _IFF_LOWER_UP))
-        if self._known.get(index) != state:
-            self._known[index] = state
-            yield LinkEvent("up" if state[1] else "down", name, index)
+        up = bool(flags & _IFF_UP and flags & _IFF_LOWER_UP)
+        before, self._known[index] = self._known.get(index), (name, up, mtu)
+        if before is None or before[:2] != (name, up):
+            yield LinkEvent("up" if up else "down", name, index)
+        elif before[2] != mtu:
+            yield LinkEvent("mtu", name, index)
 
 
-def _name(attributes: bytes) -> str:
-    at = 0
+def _name_and_mtu(attributes: bytes) -> tuple[str, int]:
+    name, mtu, at = "", 0, 0
     while at + _ATTRIBUTE.size <= len(attributes):
         length, kind = _ATTRIBUTE.unpack_from(attributes, at)
         if kind == _IFLA_IFNAME:
-            return attributes[at + _ATTRIBUTE.size : at + length].rstrip(b"\0").decode()
+            name = attributes[at + _ATTRIBUTE.size : at + length].rstrip(b"\0").decode()
+        elif kind == _IFLA_MTU:
+            (mtu,) = _MTU.unpack_from(attributes, at + _ATTRIBUTE.size)
         at += -(-max(length, _ATTRIBUTE.size) // _ALIGN) * _ALIGN
-    return ""
+    return name, mtu

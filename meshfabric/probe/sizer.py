@@ -85,8 +85,7 @@ class Sizer:
                 yield
             one = self._sized[path]
             before = one.search
-            one.search = before.at(now_s)
-            if one.asked is not None or now_s >= one.search.due_s:
+            if one.asked is not None or now_s >= min(before.due_s, before.raise_s):
                 self._take_turn(one, target, link, now_s)
             self._tell(path, before, one.search)
 
@@ -101,6 +100,7 @@ class Sizer:
         for path in self._targets:
             one = self._sized.setdefault(path, _Sized(begin(self._floor, ceiling)))
             was, one.search = one.search, one.search.under(ceiling)
+            one.asked = one.asked if was == one.search else None  # what is out is of another size
             self._tell(path, was, one.search)
 
     def _take_turn(self, one: _Sized, target: Target, link: Link, now_s: float) -> None:
@@ -109,7 +109,7 @@ class Sizer:
             one.search = one.search.answered(now_s)
         elif one.asked is not None and seen.up:
             one.search = one.search.silent(now_s)
-        one.asked = None
+        one.asked, one.search = None, one.search.at(now_s)
         if seen.up and now_s >= one.search.due_s:
             self._ask(one, target, link)
 

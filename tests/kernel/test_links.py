@@ -204,6 +204,7 @@ def test_the_monitor_tells_what_happens() -> None:
     told = [(event.change, event.name) for event in events]
     assert told.index(("down", "a")) < told.index(("up", "a")) < told.index(("addresses", "a"))
     assert told[-1] == ("gone", "a")
+    assert told.count(("mtu", "a")) == 2, "there and back"
     assert not [
         change for change, following in itertools.pairwise(told) if change == following == ("up", "a")
     ]
@@ -227,6 +228,8 @@ def _stir() -> None:
     links.set_up("b")
     links.set_up("a")
     links.ensure_addresses("a", {"10.1.0.1/32"})
+    for mtu in (1400, 1500):
+        links.set_mtu("a", mtu)
     links.delete("a")
 
 

@@ -97,13 +97,13 @@ def turned_flow(folder: Path) -> None:
 
 
 def another_type(folder: Path) -> None:
-    """The table of answered flows as a plain hash map."""
-    edited(folder / "include/maps.h", r"LRU_HASH(?=\);[^}]*\} flows SEC)", "HASH")
+    """The count of established flows as a hash map, which has none of anybody: then no flow settles."""
+    edited(folder / "include/maps.h", r"ARRAY(?=\);[^}]*\} shares SEC)", "HASH")
 
 
 def another_program(folder: Path) -> None:
     """The same maps; another number in the programs."""
-    edited(folder / "lib/conntrack.h", r"SEEN_STEP_S = 1\b", "SEEN_STEP_S = 2")
+    edited(folder / "lib/life.h", r"SEEN_STEP_S = 1\b", "SEEN_STEP_S = 2")
 
 
 def built(folder: Path, change: Change) -> Path:
@@ -220,9 +220,9 @@ def test_a_map_of_another_type_is_rebuilt_and_the_fabric_works(fabric: Lab, tmp_
     with Echo(fabric, "kube2/db", "kube1/web"):
         with replaced(fabric, objects):
             (detail,) = events(fabric, NODE, "map rebuilt")
-            assert detail.startswith("flows: its type changed from ")
+            assert detail.startswith("shares: its type changed from ")
             after = kept(fabric, NODE).maps
-            assert {name for name in before if before[name] != after[name]} == {"flows"}
+            assert {name for name in before if before[name] != after[name]} == {"shares"}
             assert connects(fabric, "kube1/web", address(fabric, "kube2/db"))
             assert connects(fabric, "kube2/db", address(fabric, "kube1/web", 6))
             assert connects(fabric, "kube1/client", address(fabric, "kube1/web"))

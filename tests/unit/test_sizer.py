@@ -120,6 +120,16 @@ def test_another_promise_is_tried() -> None:
     assert stand.wires.sent == [("mfwg00", 8960)]
 
 
+def test_an_answer_counts_for_the_size_that_was_asked() -> None:
+    """The promise grows while a probe is out: that it comes back says nothing of more."""
+    stand = Stand(RED)
+    stand.wires.carries["mfwg00"] = CEILING
+    stand.turn()
+    stand.aim(RED, ceiling=8960)
+    stand.turn(MAX_DOUBTS + 1)
+    assert stand.wires.told[-1] == (RED.path, FLOOR)
+
+
 def test_others_have_their_turn_among_many_paths() -> None:
     many = [RED._replace(device=f"mfwg{number}") for number in range(5 * PATHS_AT_ONCE)]
     stand = Stand(*many)
