@@ -10,6 +10,7 @@ pins. `/run` and the bpffs are the cell's own; other folders are the machine's.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def enclose(bench: str) -> None:
     if os.environ.get(_INSIDE):
         subprocess.run(["sh", "-euc", _SETUP], check=True)
         del os.environ[_INSIDE]
+        # Process 1 has no default action for it (pid_namespaces(7)): it ends us in order, as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         return
     if os.geteuid() != 0:
         sys.exit(f"bench {bench}: it makes namespaces and devices: run it as root")

@@ -190,9 +190,8 @@ def show(trials: Sequence[Trial]) -> list[Row]:
     """Print what was measured; the goals."""
     titles = {name: one.title for name, one in contenders().items()}
     print(table(trials, titles, {name: one.title for name, one in FAILURES.items()}, OURS))
-    print()
     goals = list(rows_of(trials))
-    print(row_table(goals), flush=True)
+    print(f"\n{row_table(goals)}" if goals else "", flush=True)
     return goals
 
 
@@ -208,7 +207,7 @@ def run(wanted: Wanted) -> int:
     except (KeyboardInterrupt, MeshfabricError) as cause:
         if trials:
             show(trials)
-        print(f"bench reroute: {cause or 'interrupted'}", file=sys.stderr)
+        print(f"bench reroute: {str(cause) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED if isinstance(cause, KeyboardInterrupt) else 1
     save("reroute", {"rows": show(trials), "trials": trials})
     return 0
