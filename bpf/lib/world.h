@@ -201,13 +201,14 @@ static __noinline bool is_bare(const struct packet *p)
 }
 
 /* Not static, so that the verifier looks at it once, and not in every state that its callers are in. */
-__noinline int leave(struct __sk_buff *skb, struct packet *p)
+__noinline int leave(struct __sk_buff *skb, struct packet *given)
 {
 	__u32 only = 0;
 	struct crossing *crossing = bpf_map_lookup_elem(&crossings, &only);
 
-	if (!p || !crossing)
+	if (!given || !crossing)
 		return TC_ACT_SHOT;
+	struct packet own = *given, *p = &own; /* before Linux 6.3 no map takes a key out of what was given */
 	if (p->ttl <= 1)
 		return complain(skb, p, NO_HOP_LEFT);
 	int reason = find_way_out(skb, p, crossing);
