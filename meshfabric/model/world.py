@@ -224,8 +224,18 @@ class World:
             self.identities.take(new.labels)
         elif event.kind is Kind.NODE:
             self._take_node(str(event.key))
-        for network in networks_named(event.kind, new):
-            self.identities.take(network_labels(network))
+        self._take_networks(networks_named(event.kind, new))
+
+    def _take_networks(self, networks: Iterable[Network]) -> None:
+        """Numbers for all of them, or for none."""
+        new = [labels for labels in map(network_labels, networks) if self.identities.find(labels) is None]
+        try:
+            for labels in new:
+                self.identities.take(labels)
+        except PermanentError:
+            for labels in new:
+                self.identities.release(labels)
+            raise
 
     def _take_node(self, name: str) -> None:
         if name != self.node:

@@ -12,10 +12,12 @@ from meshfabric.compiler.step import compile_plan, step
 from meshfabric.model.errors import PermanentError
 from meshfabric.model.labels import make_labels
 from meshfabric.model.node import Endpoint, Link, NodeKind, NodeRecord, Uplink, Workload
+from meshfabric.model.policytext import IngressText, PolicyText, read_policy
 from meshfabric.model.settings import Settings, UplinkSettings
 from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.uplinks import FarEnds, addresses_of, own_uplinks, size_of
-from meshfabric.model.world import Event, Kind, Numbers, World
+from meshfabric.model.versions import LANGUAGE
+from meshfabric.model.world import FIRST_IDENTITY, Event, Kind, Numbers, World
 from tests.strategies import ADDRESSES, SEGMENTS, SLOTS, all_settings, sequences, world_of
 from tests.strategies import settings as configured
 
@@ -91,6 +93,16 @@ def test_no_number_left_is_said_in_one_line() -> None:
 def record(name: str) -> Event:
     """A node that says nothing of itself."""
     return Event(Kind.NODE, name, NodeRecord(name, NodeKind.VM))
+
+
+def test_networks_too_many_change_nothing() -> None:
+    world = World(configured(()))
+    world.identities = Numbers(FIRST_IDENTITY, FIRST_IDENTITY + 1)
+    rules = [IngressText(["10.0.0.0/8", {"cidr": "192.0.2.0/24", "except": ["192.0.2.1/32"]}])]
+    policy = read_policy(PolicyText("p", "*", rules, min_version=LANGUAGE))
+    with pytest.raises(PermanentError, match="all 2 numbers are in use"):
+        world.apply(Event(Kind.POLICY, "p", policy))
+    assert (len(world.identities), world.policies, world.networks.by_number) == (0, {}, {})
 
 
 def test_a_node_too_many_changes_nothing() -> None:
