@@ -25,6 +25,7 @@ enum sizes {
 	MAX_PATHS = 8, /* tunnels to one node */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_SLOTS = 8, /* uplinks of a node */
+	GENERATIONS = 2, /* of the keys of a node's tunnels */
 	RECENT_FLOWS = 262144, /* a power of two */
 };
 
@@ -69,12 +70,13 @@ struct workload {
 };
 
 struct node {
-	__u32 n_paths;
+	__u16 n_paths;
+	__u16 backwards; /* the last position is preferred, not the first */
 	__u32 mtu; /* that its workloads have and every tunnel to it carries, 0: unchecked */
-	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, the preferred one first */
+	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node by preference, 0: a free position */
 };
 
-/* Written by the datapath only. One for each tunnel of each node, at its place in node.ifindex. */
+/* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. */
 struct path {
 	__u64 unanswered_ns; /* send time of the oldest probe without an answer, 0: none */
 	__u64 sent_ns;

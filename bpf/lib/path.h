@@ -9,6 +9,11 @@
  *
  *      never heard --3 answers--> up --patience runs out--> down --an answer--> 2 more --> up
  *
+ * While keys are rotated there are two tunnels where else is one. Those of one
+ * generation fill the positions from the first on, those of the other from the
+ * last on, and one number says which come first: nothing that is known of a path
+ * is lost when others come, go or are preferred.
+ *
  * liveness.h keeps the states.
  */
 #ifndef MESHFABRIC_PATH_H
@@ -54,25 +59,37 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 	return !unanswered_ns || !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
-/* The first usable device after the preferred one; the preferred one when there is none. */
+/* Where the path stands that is next after `rank` better ones. */
+static __always_inline __u32 position_of(const struct node *node, __u32 rank)
+{
+	return node->backwards ? MAX_PATHS - 1 - rank : rank;
+}
+
+/* The first usable device; the first of all when there is none. */
 static __noinline __u32 choose_other(const struct node *node, __u32 node_index)
 {
-	for (__u32 i = 1; i < MAX_PATHS; i++) {
-		if (i >= node->n_paths)
-			break;
-		struct path *path = path_at(node_index, i);
-		if (path && is_usable(path, node->ifindex[i]))
-			return node->ifindex[i];
+	__u32 first = 0;
+
+	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
+		__u32 at = position_of(node, rank) % MAX_PATHS; /* the old verifier forgets its bounds */
+		__u32 ifindex = node->ifindex[at];
+		struct path *path = ifindex ? path_at(node_index, at) : NULL;
+		if (path && is_usable(path, ifindex))
+			return ifindex;
+		if (!first)
+			first = ifindex;
 	}
-	return node->ifindex[0];
+	return first;
 }
 
 static __always_inline __u32 choose_path(const struct node *node, __u32 node_index)
 {
-	struct path *preferred = path_at(node_index, 0);
+	__u32 at = position_of(node, 0);
+	__u32 ifindex = node->ifindex[at];
+	struct path *preferred = path_at(node_index, at);
 
-	if (preferred && is_usable(preferred, node->ifindex[0]))
-		return node->ifindex[0];
+	if (preferred && ifindex && is_usable(preferred, ifindex))
+		return ifindex;
 	return choose_other(node, node_index);
 }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from meshfabric import __version__
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.sources import StoreSource
 from meshfabric.agent.workloads import Workloads
 from meshfabric.api.messages import Ask, Attach, Detach, Release, Request
@@ -31,12 +32,13 @@ class Answers:
         workloads: Workloads,
         readings: Readings,
         tunnels: Tunnels,
+        rotation: Rotation,
         lane: Lane,
         events: Events,
     ) -> None:
         self._loop, self._world, self._source, self._registry = loop, loop.world, source, registry
         self._workloads, self._readings, self._tunnels = workloads, readings, tunnels
-        self._lane, self._events = lane, events
+        self._rotation, self._lane, self._events = rotation, lane, events
         self._started = time.monotonic()
 
     async def __call__(self, request: Request) -> Any:
@@ -73,6 +75,7 @@ class Answers:
             "wireguard": self._tunnels.backend,
             "attach": ways(self._world.settings.pods),
             "mtu": workload_mtu(self._world),
+            "keys": self._rotation.told(),
             "refused": [{"key": key, "why": why} for key, why in sorted(self._registry.refused.items())],
             "failing": [{"table": table.value, "why": why} for table, why in self._loop.failing.items()],
             "held": self._registry.held,
@@ -97,6 +100,10 @@ class Answers:
     async def _paths(self) -> list[rows.Row]:
         tunnels = await self._lane.run(self._tunnels.state)
         return rows.path_rows(self._world, self._readings.paths(tunnels))
+
+    async def _keys(self) -> list[rows.Row]:
+        made_s = await self._lane.run(self._tunnels.made_s)
+        return rows.key_rows(self._world, made_s, time.time())
 
     async def _policies(self) -> list[rows.Row]:
         return rows.policy_rows(self._world)

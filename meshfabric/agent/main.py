@@ -29,6 +29,7 @@ from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.sources import LinkSource, StoreSource
 from meshfabric.agent.workloads import Workloads
 from meshfabric.api.server import serving
@@ -161,6 +162,9 @@ class Agent:
         self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
+        self._rotation = Rotation(
+            self._loop, self._store, self._readings, self._tunnels, self._netlink, self._events
+        )
         self._prober = Prober(settings.probe.interval_ms)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
@@ -188,6 +192,7 @@ class Agent:
         """What is there already: devices, keys, workloads, and the world as it was last known."""
         await self._links.observe()
         keys = await self._netlink.run(self._tunnels.keys)
+        self._loop.feed([self._rotation.recall(keys)])
         self._loop.feed([Event(Kind.KEY, device, key) for device, key in keys])
         await self._workloads.restore()
         for events in self._memory.recall():
@@ -200,6 +205,7 @@ class Agent:
             self._store.run(),
             self._links.run(),
             self._prober.run(),
+            self._rotation.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
             keep_reporting(self._etcd, self._store, self._registry, self._loop),
@@ -238,6 +244,7 @@ class Agent:
             self._workloads,
             self._readings,
             self._tunnels,
+            self._rotation,
             self._netlink,
             self._events,
         )

@@ -1,4 +1,9 @@
-"""Whose address is it, and where: one entry for each address in use."""
+"""Whose address is it, and where: one entry for each address in use.
+
+Those of a node that was revoked are nobody's: no policy knows them, and no flow of theirs goes on.
+"""
+
+from collections.abc import Iterator
 
 from meshfabric.model.addresses import Address, host_prefix
 from meshfabric.model.tables import address_key, address_value
@@ -17,6 +22,11 @@ def address_entry(world: World, address: Address) -> bytes | None:
         place = world.workload_numbers[name]
         return address_value(world.identity(world.workloads[name].labels), place)
     endpoint = world.endpoints.get(address)
-    if endpoint is None or endpoint.node == world.node:
+    if endpoint is None or endpoint.node == world.node or endpoint.node in world.revoked:
         return None
     return address_value(world.identity(endpoint.labels), world.node_numbers[endpoint.node])
+
+
+def addresses_of_node(world: World, node: str) -> Iterator[Address]:
+    """Every address that the store has for a node; looks at all of them."""
+    return (address for address, endpoint in world.endpoints.items() if endpoint.node == node)

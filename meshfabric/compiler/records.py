@@ -20,9 +20,11 @@ def node_record_entries(world: World) -> Entries:
         settings.kind,
         settings.labels,
         world.uplinks,
-        tuple(_tunnels(world)),
+        tuple(_tunnels(world, 0)),
         __version__,
         settings.wireguard.value,
+        tuple(_tunnels(world, 1)),
+        world.own_keys,
     )
     return {(Table.RECORDS, f"nodes/{settings.node}"): msgspec.json.encode(record)}
 
@@ -38,11 +40,14 @@ def endpoint_record_entries(world: World, name: str) -> Entries:
     return {(Table.RECORDS, key): record for key in keys}
 
 
-def _tunnels(world: World) -> list[Tunnel]:
-    settings = world.settings.datapath
+def _tunnels(world: World, generation: int) -> list[Tunnel]:
+    """Of a generation that was given up keys may be left on the disk for a moment: they are not told."""
+    if generation not in world.own_keys.generations:
+        return []
+    prefix, base = world.settings.datapath.prefix, world.settings.datapath.port_base
     return [
-        Tunnel(local, remote, world.keys[device], settings.port_base + tunnel_number(local, remote))
+        Tunnel(local, remote, world.keys[device], base + tunnel_number(local, remote, generation))
         for local in range(len(world.settings.uplinks))
         for remote in range(MAX_SLOTS)
-        if (device := tunnel_device(settings.prefix, local, remote)) in world.keys
+        if (device := tunnel_device(prefix, local, remote, generation)) in world.keys
     ]

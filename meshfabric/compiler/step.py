@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from itertools import chain, product
 from typing import Any
 
-from meshfabric.compiler.addresses import address_entry, key_of
+from meshfabric.compiler.addresses import address_entry, addresses_of_node, key_of
 from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
 from meshfabric.compiler.policies import pair_entries, subjects
@@ -59,7 +59,7 @@ def step(world: World, plan: Plan, event: Event) -> list[Change]:
     changes = _recompile(world, plan, units)
     for subject, peers in pairs.items():
         changes += _repair(world, plan, subject, peers)
-    for address in _addresses(event, before):
+    for address in _addresses(world, event, before):
         changes += _readdress(world, plan, address)
     return changes
 
@@ -138,6 +138,12 @@ def _by_key(world: World, event: Event, before: object) -> Iterator[Unit]:
     return iter((("record",),))
 
 
+def _by_keyring(world: World, event: Event, before: object) -> Iterator[Unit]:
+    yield ("record",)
+    yield from _tunnels(world, range(MAX_SLOTS))
+    yield from _for_nodes(world.nodes)
+
+
 def _by_node(world: World, event: Event, before: object) -> Iterator[Unit]:
     name = str(event.key)
     if name == world.node:
@@ -182,6 +188,8 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.WORKLOAD: _by_workload,
     Kind.LINK: _by_link,
     Kind.KEY: _by_key,
+    Kind.KEYRING: _by_keyring,
+    Kind.ROTATION: _nothing,
 }
 
 
@@ -211,10 +219,12 @@ def _renumbered(world: World, before: dict[int, None], after: dict[int, None]) -
     return {subject: set(different) for subject in subjects(world)} if different else {}
 
 
-def _addresses(event: Event, before: object) -> Iterator[Address]:
+def _addresses(world: World, event: Event, before: object) -> Iterator[Address]:
     if event.kind is Kind.ENDPOINT:
         assert isinstance(event.key, bytes)
         yield event.key
+    elif event.kind is Kind.REVOKED:
+        yield from addresses_of_node(world, str(event.key))
     for workload in (before, event.value):
         if isinstance(workload, Workload):
             yield from workload.addresses

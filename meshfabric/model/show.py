@@ -46,8 +46,9 @@ def _node_key(key: bytes) -> str:
 
 
 def _node(value: bytes) -> str:
-    used, mtu, *ifindexes = NODE.unpack(value)
-    return f"mtu {mtu} ifindexes {' '.join(map(str, ifindexes[:used])) or 'none'}"
+    _, backwards, mtu, *ifindexes = NODE.unpack(value)
+    ordered = ifindexes[::-1] if backwards else ifindexes
+    return f"mtu {mtu} ifindexes {' '.join(str(index) for index in ordered if index) or 'none'}"
 
 
 def _address_key(key: bytes) -> str:

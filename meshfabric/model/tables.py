@@ -20,7 +20,7 @@ NOWHERE = 0
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
-NODE = struct.Struct(f"=II{MAX_PATHS}I")
+NODE = struct.Struct(f"=HHI{MAX_PATHS}I")
 PATH = struct.Struct("=QQQQQIIIII4x")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IB3x")
@@ -121,13 +121,14 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(ifindexes: list[int], mtu: int = 0) -> bytes:
-    """Value of `nodes`: WireGuard devices, the preferred one first, at most MAX_PATHS.
+def node_value(ifindexes: list[int], mtu: int = 0, *, backwards: bool = False) -> bytes:
+    """Value of `nodes`: WireGuard devices by position, at most MAX_PATHS, 0 where there is none.
 
-    `mtu` is the largest IP packet for the node, in bytes; 0 lets every one pass.
+    The preferred one comes first, or with `backwards` last. `mtu` is the largest IP packet for the
+    node, in bytes; 0 lets every one pass.
     """
     padded = ifindexes[:MAX_PATHS] + [0] * (MAX_PATHS - len(ifindexes))
-    return NODE.pack(min(len(ifindexes), MAX_PATHS), mtu, *padded)
+    return NODE.pack(sum(map(bool, padded)), backwards, mtu, *padded)
 
 
 def policy_key(

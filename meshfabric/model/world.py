@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from meshfabric.model.addresses import Address, Network
 from meshfabric.model.errors import PermanentError
+from meshfabric.model.keyring import FIRST, Keyring
 from meshfabric.model.labels import Labels, forget_labels
-from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, Uplink, Workload
+from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, RotationRecord, Uplink, Workload
 from meshfabric.model.policy import Policy
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
@@ -41,6 +42,8 @@ class Kind(Enum):
     WORKLOAD = "workloads"  # workload name: Workload
     LINK = "links"  # device name: Link
     KEY = "keys"  # tunnel device: public key
+    KEYRING = "keyring"  # key "": Keyring, of this node
+    ROTATION = "rotation"  # key "": RotationRecord
 
 
 class Event(NamedTuple):
@@ -123,6 +126,8 @@ class World:
         self.workloads: dict[str, Workload] = {}
         self.links: dict[str, Link] = {}
         self.keys: dict[str, str] = {}
+        self.keyring: dict[str, Keyring] = {}
+        self.rotation: dict[str, RotationRecord] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round
         self.node_numbers = Numbers(FIRST_NODE, PLACES - 1)
@@ -141,6 +146,11 @@ class World:
     def node(self) -> str:
         """This node's name."""
         return self.settings.node
+
+    @property
+    def own_keys(self) -> Keyring:
+        """The generations of this node's tunnel keys."""
+        return self.keyring.get("", FIRST)
 
     @property
     def numbers_given(self) -> tuple[int, ...]:

@@ -48,8 +48,8 @@ PACKED = {
         },
     ),
     "node": (
-        tables.node_value([8, 9], 1380),
-        {"n_paths": (2, 4), "mtu": (1380, 4), "ifindex": (9 << 32 | 8, 8)},
+        tables.node_value([8, 9], 1380, backwards=True),
+        {"n_paths": (2, 2), "backwards": (1, 2), "mtu": (1380, 4), "ifindex": (9 << 32 | 8, 8)},
     ),
     "policy_key": (
         tables.policy_key(1, 2, Direction.INGRESS, 6, 443, 16),

@@ -68,10 +68,12 @@ def test_a_workload_value() -> None:
 
 @given(st.lists(u32, max_size=12))
 def test_a_node_value_holds_the_first_paths(ifindexes: list[int]) -> None:
-    count, mtu, *found = struct.unpack(f"=II{MAX_PATHS}I", node_value(ifindexes, 1380))
-    assert (count, mtu) == (min(len(ifindexes), MAX_PATHS), 1380)
-    assert found[:count] == ifindexes[:MAX_PATHS]
-    assert not any(found[count:])
+    for backwards in (False, True):
+        value = node_value(ifindexes, 1380, backwards=backwards)
+        count, turned, mtu, *found = struct.unpack(f"=HHI{MAX_PATHS}I", value)
+        assert (count, turned, mtu) == (sum(index > 0 for index in ifindexes[:MAX_PATHS]), backwards, 1380)
+        assert found[: len(ifindexes)] == ifindexes[:MAX_PATHS]
+        assert not any(found[len(ifindexes) :])
 
 
 @given(st.lists(st.sampled_from(["10.0.0.0/8", "192.168.0.0/16", "fd00::/48", "fd01::/64"]), max_size=8))
