@@ -214,8 +214,8 @@ def _tunnels(name: str, generation: int, given: list[tuple[int, int, str]]) -> t
     )
 
 
-def _keyring(even: int | None, odd: int | None, preferred: int, taken: int) -> Keyring:
-    return Keyring((even, odd), preferred, taken)
+def _keyring(even: int | None, odd: int | None, preferred: int, taken: int, closing: bool) -> Keyring:
+    return Keyring((even, odd), preferred, taken, closing)
 
 
 keyrings = st.builds(
@@ -224,6 +224,7 @@ keyrings = st.builds(
     st.sampled_from([None, 1, 3]),
     st.integers(0, 1),
     st.integers(0, 1),
+    st.booleans(),
 )
 """Any two epochs, also in states that no rotation comes to."""
 

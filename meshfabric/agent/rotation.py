@@ -35,6 +35,7 @@ from meshfabric.store.files import warn, write_whole
 
 KEYRING_FILE = "keyring.json"
 LOOK_EVERY_S = 1.0
+CLOSING_S = 5.0  # in which the others hear that nothing is to be sent by old tunnels
 LOOK_FIRST_S = 0.1  # while there are no keys at all: nobody reaches the node before
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ class Rotation:
         await self._forget_keys()
         mine, others = self._world.own_keys, self._peers()
         after = rotation.turn(mine, self._due(), others, leftover=bool(self._leftover()))
-        if after == mine and self._may_give_up(mine, others):
-            after = rotation.without_old(mine)
+        if after == mine:
+            after = self._given_up(mine, others)
         if after != mine:
             await self._become(mine, after)
 
@@ -113,10 +114,12 @@ class Rotation:
 
     def _waiting_for(self, mine: Keyring) -> list[str]:
         others = self._peers()
+        if mine.closing:
+            return []
         if rotation.is_under_way(mine):
             return rotation.holding(mine, others, dead_count=self._dead_count())
-        following = rotation.turn(mine, self._due(), [], leftover=False)
-        return rotation.blocking(mine, others) if following != mine else []
+        epoch = rotation.following(mine, self._due(), others)
+        return rotation.blocking(mine, others) if epoch is not None else []
 
     def _due(self) -> int | None:
         return rotation.due(self._world.rotation.get(""), self._clock())
@@ -136,15 +139,21 @@ class Rotation:
     def _dead_count(self) -> bool:
         return self._clock() - self._began_s < self._world.settings.rotation.away_s
 
-    def _may_give_up(self, mine: Keyring, others: list[Peer]) -> bool:
-        """Whether everybody has been content for long enough."""
+    def _given_up(self, mine: Keyring, others: list[Peer]) -> Keyring:
+        """Without the old keys, or on the way there, once everybody has been content for long enough."""
+        if mine.closing:
+            return rotation.without_old(mine) if self._content_for(CLOSING_S) else mine
         ready = rotation.is_under_way(mine) and mine.taken == mine.preferred and self._loop.synced
         if not ready or rotation.holding(mine, others, dead_count=self._dead_count()):
             self._content_since = None
-            return False
+            return mine
+        grace_s = self._world.settings.rotation.grace_s
+        return rotation.closing(mine) if self._content_for(grace_s) else mine
+
+    def _content_for(self, wanted_s: float) -> bool:
         now = time.monotonic()
         self._content_since = now if self._content_since is None else self._content_since
-        return now - self._content_since >= self._world.settings.rotation.grace_s
+        return now - self._content_since >= wanted_s
 
     async def _become(self, before: Keyring, after: Keyring) -> None:
         if len(after.generations) > len(before.generations):
@@ -163,6 +172,8 @@ class Rotation:
             self._events.note("key rotation began", f"from epoch {old} to {new}")
         elif len(after.generations) < len(before.generations):
             self._events.note("key rotation ended", f"epoch {new}; the keys of epoch {old} are given up")
+        elif after.closing:
+            self._events.note("old keys closing", f"epoch {old}: no node needs them")
         elif after.preferred != before.preferred:
             self._events.note("key rotation turned round", f"to epoch {new}: the others went on without us")
         else:

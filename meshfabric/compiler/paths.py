@@ -80,7 +80,7 @@ def ways(world: World, node: str) -> list[Way]:
     datapath knows of it. Where both generations need more positions than there are, the new one is short
     of them: all that carries traffic now stays, but for the eighth.
     """
-    both = [joined(world, node, generation) for generation in range(GENERATIONS)]
+    both = [_open(world, node, generation) for generation in range(GENERATIONS)]
     preferred = world.own_keys.preferred
     other = 1 - preferred
     both[other] = both[other][: MAX_PATHS - bool(both[preferred])]
@@ -90,6 +90,14 @@ def ways(world: World, node: str) -> list[Way]:
         for generation in range(GENERATIONS)
     ]
     return placed[preferred] + placed[other]
+
+
+def _open(world: World, node: str, generation: int) -> list[Joined]:
+    """What is joined, unless one end is about to give it up: it hears by it until the other one knows."""
+    record = world.nodes.get(node)
+    if record is None or generation not in world.own_keys.open or generation not in record.keyring.open:
+        return []
+    return joined(world, node, generation)
 
 
 def node_entries(world: World, node: str) -> Entries:

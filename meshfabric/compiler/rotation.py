@@ -1,8 +1,8 @@
 """How a node comes from one epoch of its tunnel keys to the next, losing no packet (pure).
 
-    one generation --another epoch is due--> both --everyone has left the old one--> one generation
-                                              |
-                        tunnels of the new one are preferred as soon as they work
+    one generation --another epoch is due--> both --everyone has left the old one--> closing --> one
+                                              |                                         |
+         tunnels of the new one are preferred as soon as they work      nobody sends by old ones any more
 
 Nobody leads. Each node tells the others its keyring, and does what follows from
 theirs: it makes new keys when the epoch that is due asks for the other
@@ -14,7 +14,9 @@ while; that is why epochs count by their parity only:
 - The next keys are made only when no living node has old ones of their
   generation left: they would be joined, and taken for new.
 - If, however, others went on to newer keys of the generation that a node is
-  leaving, it turns round: what it just made is what they give up.
+  leaving, it turns round: what it just made is what they give up. So it does if
+  it alone has begun, by a clock that was ahead and is no more.
+- What others began while it was due is followed, also when the next epoch is due.
 
 Time enters from outside: how long everyone has to be content before keys go, and
 how long nodes that are not alive are waited for (`agent.rotation`).
@@ -65,21 +67,37 @@ def turn(mine: Keyring, wanted: int | None, others: list[Peer], *, leftover: boo
     """
     if not mine.generations:
         return _first(wanted, others)
-    if len(mine.generations) == GENERATIONS:
-        return _midway(mine, others)
-    if _is_due(mine, wanted) and not leftover and not blocking(mine, others):
-        return _begun(mine, wanted)
+    if is_under_way(mine):
+        return mine if mine.closing else _midway(mine, wanted, others)
+    epoch = following(mine, wanted, others)
+    if epoch is not None and not leftover and not blocking(mine, others):
+        return _begun(mine, epoch)
     return mine
+
+
+def following(mine: Keyring, wanted: int | None, others: list[Peer]) -> int | None:
+    """The epoch that comes after the only one that there is, if any is due or under way with the others.
+
+    A clock or a record that was set back does not make epochs fall.
+    """
+    newest = mine.newest or 0
+    if wanted is None:
+        return None
+    if generation_of(wanted) != mine.preferred:
+        return max(wanted, newest + 1)
+    begun = (peer.keyring for peer in others if peer.alive and peer.keyring.preferred != mine.preferred)
+    epochs = [keyring.epochs[keyring.preferred] or 0 for keyring in begun]
+    return max((epoch for epoch in epochs if newest < epoch <= wanted), default=None)
 
 
 def blocking(mine: Keyring, others: list[Peer]) -> list[str]:
     """Living nodes that still have older keys of the generation that is next."""
-    following = 1 - mine.preferred
+    there = 1 - mine.preferred
     newest = mine.newest or 0
     return [
         peer.name
         for peer in others
-        if peer.alive and (epoch := peer.keyring.epochs[following]) is not None and epoch <= newest
+        if peer.alive and (epoch := peer.keyring.epochs[there]) is not None and epoch <= newest
     ]
 
 
@@ -90,6 +108,11 @@ def holding(mine: Keyring, others: list[Peer], *, dead_count: bool) -> list[str]
     """
     concerned = (peer for peer in others if peer.alive or dead_count)
     return [peer.name for peer in concerned if peer.needs_old or peer.keyring.taken != mine.preferred]
+
+
+def closing(mine: Keyring) -> Keyring:
+    """The keyring once nothing is to be sent by old tunnels; they are heard by for a while yet."""
+    return Keyring(mine.epochs, mine.preferred, mine.taken, closing=True)
 
 
 def without_old(mine: Keyring) -> Keyring:
@@ -120,21 +143,15 @@ def _only(epoch: int) -> Keyring:
     return Keyring((None, epoch) if generation else (epoch, None), generation, generation)
 
 
-def _is_due(mine: Keyring, wanted: int | None) -> bool:
-    return wanted is not None and generation_of(wanted) != mine.preferred
-
-
-def _begun(mine: Keyring, wanted: int | None) -> Keyring:
-    """Both generations. A clock or a record that was set back does not make epochs fall."""
-    newest = mine.newest or 0
-    epoch = max(wanted or 0, newest + 1)
+def _begun(mine: Keyring, epoch: int) -> Keyring:
     epochs = (mine.epochs[0], epoch) if generation_of(epoch) else (epoch, mine.epochs[1])
     return Keyring(epochs, generation_of(epoch), mine.taken)
 
 
-def _midway(mine: Keyring, others: list[Peer]) -> Keyring:
+def _midway(mine: Keyring, wanted: int | None, others: list[Peer]) -> Keyring:
     newest = max(range(GENERATIONS), key=lambda generation: mine.epochs[generation] or 0)
-    preferred = 1 - newest if _others_went_on(mine, newest, others) else newest
+    back = _others_went_on(mine, newest, others) or _is_called_off(mine, newest, wanted, others)
+    preferred = 1 - newest if back else newest
     turned = Keyring(mine.epochs, preferred, mine.taken)
     if preferred != mine.preferred:
         return turned  # what is needed is to be seen anew
@@ -146,3 +163,9 @@ def _others_went_on(mine: Keyring, newest: int, others: list[Peer]) -> bool:
     mine_epoch = mine.epochs[newest] or 0
     theirs = (peer.keyring.epochs[1 - newest] for peer in others if peer.alive)
     return any(epoch is not None and epoch > mine_epoch for epoch in theirs)
+
+
+def _is_called_off(mine: Keyring, newest: int, wanted: int | None, others: list[Peer]) -> bool:
+    """Nobody else has begun, and what was begun is not due yet: by a clock that was ahead."""
+    begun = any(peer.alive and newest in peer.keyring.generations for peer in others)
+    return wanted is not None and wanted < (mine.epochs[newest] or 0) and not begun

@@ -20,17 +20,24 @@ class Keyring(msgspec.Struct, frozen=True):
     """`epochs` by generation, None where a node has no keys of it.
 
     The datapath takes tunnels of the generation `preferred` where they work; `taken` is what a node
-    tells the others: to nobody does it need the other generation any more.
+    tells the others: to nobody does it need the other generation any more. `closing`: it is about to
+    give that up, and neither side sends by its tunnels from here on.
     """
 
     epochs: tuple[int | None, int | None] = (0, None)
     preferred: int = 0
     taken: int = 0
+    closing: bool = False
 
     @property
     def generations(self) -> tuple[int, ...]:
         """Those that there are keys of."""
         return tuple(generation for generation, epoch in enumerate(self.epochs) if epoch is not None)
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """Generations whose tunnels may be sent by."""
+        return (self.preferred,) if self.closing else self.generations
 
     @property
     def newest(self) -> int | None:

@@ -99,6 +99,11 @@ class Datagrams:
         """Whether something arrived that was sent a moment ago."""
         return self._newest >= 0 and time.monotonic() - self._sent_at[self._newest] < within_s
 
+    @property
+    def last_heard_s(self) -> float:
+        """When the newest datagram that arrived was sent, by the monotonic clock."""
+        return self._sent_at[self._newest]
+
     def is_silent(self) -> bool:
         """Whether nothing of what was sent of late has arrived, in the sender's time."""
         return self.sent - self._newest > SILENT
@@ -217,6 +222,7 @@ class Streams:
 
     def __init__(self, lab: Lab, flows: tuple[Flow, ...]) -> None:
         self._all: list[Datagrams | Bytes] = []
+        self.began_s = 0.0  # Unix time
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
         for number, flow in enumerate(flows):
@@ -251,6 +257,7 @@ class Streams:
         assert not wrong, "\n".join(wrong)
 
     def start(self) -> None:
+        self.began_s = time.time()
         self._thread.start()
 
     def stop(self) -> None:

@@ -20,7 +20,7 @@ from meshfabric.model.node import RotationRecord
 NODES = 3
 EXAMPLES = 300
 GRACE_ROUNDS = 2  # in which everyone hears of everyone and looks: minutes, where looks are seconds
-ENOUGH_ROUNDS = 12
+ENOUGH_ROUNDS = 30  # for two rotations, one after the other
 
 Step = tuple[str, int, int]
 
@@ -34,11 +34,17 @@ class Node:
     heard: dict[int, Keyring] = field(default_factory=dict)
     proven: set[tuple[int, int]] = field(default_factory=set)
     content: int | None = None
+    closed: int = 0
 
     def takes(self, peer: int) -> int | None:
         """The generation of the tunnel that its datapath takes to a peer."""
+        return next(iter(self.may_take(peer)), None)
+
+    def may_take(self, peer: int) -> list[int]:
+        """Those that it would take, the next if those before fell silent."""
         preferred = self.keyring.preferred
-        return next((one for one in (preferred, 1 - preferred) if (peer, one) in self.proven), None)
+        usable = set(self.keyring.open) & set(self.heard[peer].open)
+        return [one for one in (preferred, 1 - preferred) if one in usable and (peer, one) in self.proven]
 
 
 class Fabric:
@@ -70,9 +76,12 @@ class Fabric:
         node.proven = {way for way in ways if self.works(here, *way)}
         others = [self._peer(node, there) for there in sorted(node.heard)]
         after = rotation.turn(node.keyring, self.due, others, leftover=False)
-        if after == node.keyring and self._may_give_up(node, others):
+        if after == node.keyring and node.keyring.closing and self.rounds > node.closed:
             after = rotation.without_old(node.keyring)
             self._check_unused(here, 1 - node.keyring.preferred)
+        elif after == node.keyring and self._may_give_up(node, others):
+            after = rotation.closing(node.keyring)
+            node.closed = self.rounds + 1
         if after != node.keyring:
             node.content = None
         node.keyring = after
@@ -84,7 +93,7 @@ class Fabric:
 
     def _may_give_up(self, node: Node, others: list[Peer]) -> bool:
         mine = node.keyring
-        ready = rotation.is_under_way(mine) and mine.taken == mine.preferred
+        ready = rotation.is_under_way(mine) and mine.taken == mine.preferred and not mine.closing
         if not ready or rotation.holding(mine, others, dead_count=self.patient):
             node.content = None
             return False
@@ -95,6 +104,8 @@ class Fabric:
         for there, node in enumerate(self.nodes):
             if there != here and (node.alive or self.patient):
                 assert node.takes(here) != generation, f"{there} sends to {here} by what goes"
+            if there != here and node.alive:
+                assert generation not in node.may_take(here), f"{there} could send to {here} by what goes"
 
     def round(self) -> None:
         for here, there in permutations(range(len(self.nodes)), 2):
