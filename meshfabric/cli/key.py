@@ -102,7 +102,7 @@ def schedule_keys(
     every_s = _period_s(every)
     reach = find(options)
     operator.run(reach, lambda etcd: orders.schedule(etcd, reach.fabric, every_s, int(time.time())))
-    typer.echo(f"keys are rotated every {span(every_s)}" if every_s else "keys are rotated when told only")
+    typer.echo(f"keys are rotated every {every}" if every_s else "keys are rotated when told only")
 
 
 def _period_s(text: str) -> int:

@@ -213,7 +213,10 @@ def _check_keyring(keyring: Keyring) -> None:
             if generation_of(epoch) != generation:
                 raise InputError(f"epoch {epoch} is of the other generation", place="keyring.epochs")
     for place in ("preferred", "taken"):
-        _check_range(getattr(keyring, place), 0, GENERATIONS - 1, "generation", f"keyring.{place}")
+        generation = getattr(keyring, place)
+        _check_range(generation, 0, GENERATIONS - 1, "generation", f"keyring.{place}")
+        if keyring.generations and generation not in keyring.generations:
+            raise InputError(f"generation {generation}, but no keys of it", place=f"keyring.{place}")
 
 
 def _check_tunnels(tunnels: tuple[Tunnel, ...], place: str) -> None:
