@@ -71,9 +71,9 @@ struct workload {
 
 struct node {
 	__u16 n_paths;
-	__u16 backwards; /* the last position is preferred, not the first */
+	__u16 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
 	__u32 mtu; /* that its workloads have and every tunnel to it carries, 0: unchecked */
-	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node by preference, 0: a free position */
+	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
 };
 
 /* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. */

@@ -54,43 +54,33 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 {
 	__u64 unanswered_ns = *(const volatile __u64 *)&path->unanswered_ns;
 
-	if (path->ifindex != ifindex || path->streak < ANSWERS_TO_TRUST)
+	if (!ifindex || path->ifindex != ifindex || path->streak < ANSWERS_TO_TRUST)
 		return false;
 	return !unanswered_ns || !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
-/* Where the path stands that is next after `rank` better ones. */
+/* Where the path stands that is next after `rank` better ones; for the verifier a number below eight,
+ * without a branch. */
 static __always_inline __u32 position_of(const struct node *node, __u32 rank)
 {
-	return node->backwards ? MAX_PATHS - 1 - rank : rank;
+	return (rank ^ node->first) % MAX_PATHS;
 }
 
-/* The first usable device; the first of all when there is none. */
-static __noinline __u32 choose_other(const struct node *node, __u32 node_index)
+/* The first usable device; the first of all when there is none. Not inlined: the verifier's work would double. */
+static __noinline __u32 choose_path(const struct node *node, __u32 node_index)
 {
-	__u32 first = 0;
-
 	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
-		__u32 at = position_of(node, rank) % MAX_PATHS; /* the old verifier forgets its bounds */
-		__u32 ifindex = node->ifindex[at];
-		struct path *path = ifindex ? path_at(node_index, at) : NULL;
-		if (path && is_usable(path, ifindex))
-			return ifindex;
-		if (!first)
-			first = ifindex;
+		__u32 at = position_of(node, rank);
+		struct path *path = path_at(node_index, at);
+		if (path && is_usable(path, node->ifindex[at]))
+			return node->ifindex[at];
 	}
-	return first;
-}
-
-static __always_inline __u32 choose_path(const struct node *node, __u32 node_index)
-{
-	__u32 at = position_of(node, 0);
-	__u32 ifindex = node->ifindex[at];
-	struct path *preferred = path_at(node_index, at);
-
-	if (preferred && ifindex && is_usable(preferred, ifindex))
-		return ifindex;
-	return choose_other(node, node_index);
+	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
+		__u32 ifindex = node->ifindex[position_of(node, rank)];
+		if (ifindex)
+			return ifindex;
+	}
+	return 0;
 }
 
 #endif

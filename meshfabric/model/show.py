@@ -46,8 +46,8 @@ def _node_key(key: bytes) -> str:
 
 
 def _node(value: bytes) -> str:
-    _, backwards, mtu, *ifindexes = NODE.unpack(value)
-    ordered = ifindexes[::-1] if backwards else ifindexes
+    _, first, mtu, *ifindexes = NODE.unpack(value)
+    ordered = ifindexes[::-1] if first else ifindexes
     return f"mtu {mtu} ifindexes {' '.join(str(index) for index in ordered if index) or 'none'}"
 
 

@@ -14,6 +14,7 @@ from meshfabric.model.addresses import Prefix, mask_of
 FIRST_NODE = 4096
 PLACES = 8192
 MAX_PATHS = 8
+LAST_PATH = MAX_PATHS - 1
 MAX_PREFIXES = 8
 NOWHERE = 0
 
@@ -128,7 +129,7 @@ def node_value(ifindexes: list[int], mtu: int = 0, *, backwards: bool = False) -
     node, in bytes; 0 lets every one pass.
     """
     padded = ifindexes[:MAX_PATHS] + [0] * (MAX_PATHS - len(ifindexes))
-    return NODE.pack(sum(map(bool, padded)), backwards, mtu, *padded)
+    return NODE.pack(sum(map(bool, padded)), LAST_PATH if backwards else 0, mtu, *padded)
 
 
 def policy_key(

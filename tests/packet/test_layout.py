@@ -49,7 +49,7 @@ PACKED = {
     ),
     "node": (
         tables.node_value([8, 9], 1380, backwards=True),
-        {"n_paths": (2, 2), "backwards": (1, 2), "mtu": (1380, 4), "ifindex": (9 << 32 | 8, 8)},
+        {"n_paths": (2, 2), "first": (tables.LAST_PATH, 2), "mtu": (1380, 4), "ifindex": (9 << 32 | 8, 8)},
     ),
     "policy_key": (
         tables.policy_key(1, 2, Direction.INGRESS, 6, 443, 16),

@@ -142,8 +142,8 @@ def test_paths_are_listed_cheapest_first_and_only_with_a_peer(uplinks: list[list
         entry = near.plan.table(Table.NODES).get(number(place - FIRST_NODE))
         assert (entry is None) == (not wanted)
         mtu = workload_mtu(near.world)
-        count, backwards, told, *found = NODE.unpack(entry) if entry else (0, 0, mtu)
-        assert (told, backwards, found[:count]) == (mtu, 0, wanted[:8])
+        count, first, told, *found = NODE.unpack(entry) if entry else (0, 0, mtu)
+        assert (told, first, found[:count]) == (mtu, 0, wanted[:8])
         assert [(pair.local, pair.remote) for pair in pairs(near.world, far.name)] == [
             (i, j) for _, i, j in costs
         ]

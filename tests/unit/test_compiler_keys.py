@@ -42,8 +42,8 @@ def listed(node: Node, far: Node) -> tuple[bool, list[str]]:
     """The tunnels of the datapath by position, and whether it counts backwards."""
     names = {link.index: name for name, link in node.world.links.items()}
     place = node.world.node_numbers[far.name]
-    _, backwards, _, *indexes = NODE.unpack(node.plan.table(Table.NODES)[number(place - FIRST_NODE)])
-    return bool(backwards), [names.get(index, "") for index in indexes]
+    _, first, _, *indexes = NODE.unpack(node.plan.table(Table.NODES)[number(place - FIRST_NODE)])
+    return bool(first), [names.get(index, "") for index in indexes]
 
 
 def tunnels(node: Node) -> dict[str, TunnelDevice]:

@@ -11,6 +11,7 @@ from meshfabric.model import tables
 from meshfabric.model.addresses import Prefix, parse_address, parse_network, prefix_of
 from meshfabric.model.show import show_key, show_value
 from meshfabric.model.tables import (
+    LAST_PATH,
     MAX_PATHS,
     Delivery,
     Direction,
@@ -70,8 +71,9 @@ def test_a_workload_value() -> None:
 def test_a_node_value_holds_the_first_paths(ifindexes: list[int]) -> None:
     for backwards in (False, True):
         value = node_value(ifindexes, 1380, backwards=backwards)
-        count, turned, mtu, *found = struct.unpack(f"=HHI{MAX_PATHS}I", value)
-        assert (count, turned, mtu) == (sum(index > 0 for index in ifindexes[:MAX_PATHS]), backwards, 1380)
+        count, first, mtu, *found = struct.unpack(f"=HHI{MAX_PATHS}I", value)
+        assert (count, mtu) == (sum(index > 0 for index in ifindexes[:MAX_PATHS]), 1380)
+        assert first == (LAST_PATH if backwards else 0)
         assert found[: len(ifindexes)] == ifindexes[:MAX_PATHS]
         assert not any(found[len(ifindexes) :])
 
