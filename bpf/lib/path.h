@@ -59,6 +59,14 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 	return !unanswered_ns || !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
+/* The device at a position if it is usable, else 0. */
+static __always_inline __u32 usable_at(const struct node *node, __u32 node_index, __u32 at)
+{
+	struct path *path = path_at(node_index, at);
+
+	return path && is_usable(path, node->ifindex[at]) ? node->ifindex[at] : 0;
+}
+
 /* Where the path stands that is next after `rank` better ones; for the verifier a number below eight,
  * without a branch. */
 static __always_inline __u32 position_of(const struct node *node, __u32 rank)
@@ -66,14 +74,13 @@ static __always_inline __u32 position_of(const struct node *node, __u32 rank)
 	return (rank ^ node->first) % MAX_PATHS;
 }
 
-/* The first usable device; the first of all when there is none. Not inlined: the verifier's work would double. */
-static __noinline __u32 choose_path(const struct node *node, __u32 node_index)
+/* The first usable device; the first of all when there is none. */
+static __noinline __u32 choose_other(const struct node *node, __u32 node_index)
 {
 	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
-		__u32 at = position_of(node, rank);
-		struct path *path = path_at(node_index, at);
-		if (path && is_usable(path, node->ifindex[at]))
-			return node->ifindex[at];
+		__u32 ifindex = usable_at(node, node_index, position_of(node, rank));
+		if (ifindex)
+			return ifindex;
 	}
 	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
 		__u32 ifindex = node->ifindex[position_of(node, rank)];
@@ -81,6 +88,16 @@ static __noinline __u32 choose_path(const struct node *node, __u32 node_index)
 			return ifindex;
 	}
 	return 0;
+}
+
+/* The preferred path, nearly always. Its position is a constant in each branch: as a variable it would
+ * double the verifier's work. */
+static __always_inline __u32 choose_path(const struct node *node, __u32 node_index)
+{
+	__u32 preferred =
+		node->first ? usable_at(node, node_index, MAX_PATHS - 1) : usable_at(node, node_index, 0);
+
+	return preferred ? preferred : choose_other(node, node_index);
 }
 
 #endif
