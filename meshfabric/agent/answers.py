@@ -88,7 +88,8 @@ class Answers:
 
         Nor is it ready before all was tried: what an earlier run left may still be in force.
         """
-        tried = self._loop.in_force and self._world.node in self._world.workloads
+        known = self._world.node in self._world.workloads and self._world.own_keys.generations
+        tried = self._loop.in_force and bool(known)
         return tried and self._loop.failing.keys() <= {Table.RECORDS}
 
     async def _nodes(self) -> list[rows.Row]:
