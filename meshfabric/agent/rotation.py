@@ -25,7 +25,7 @@ from meshfabric.compiler.rotation import Peer
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.model.errors import MeshfabricError
-from meshfabric.model.keyring import FIRST, GENERATIONS, NONE, Keyring
+from meshfabric.model.keyring import FIRST, GENERATIONS, NONE, Keyring, generation_of
 from meshfabric.model.names import tunnel_generation
 from meshfabric.model.world import Event, Kind
 from meshfabric.observe.events import Events
@@ -36,6 +36,7 @@ from meshfabric.store.files import warn, write_whole
 KEYRING_FILE = "keyring.json"
 LOOK_EVERY_S = 1.0
 CLOSING_S = 5.0  # in which the others hear that nothing is to be sent by old tunnels
+LOOKED_AT_PER_S = 200  # nodes: the paths to each are read
 LOOK_FIRST_S = 0.1  # while there are no keys at all: nobody reaches the node before
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ class Rotation:
                 if self._doubt != str(error):
                     self._events.note("keys not rotated", str(error))
                 self._doubt = str(error)
-            await asyncio.sleep(LOOK_EVERY_S if self._world.own_keys.generations else LOOK_FIRST_S)
+            pause_s = max(LOOK_EVERY_S, len(self._world.nodes) / LOOKED_AT_PER_S)
+            await asyncio.sleep(pause_s if self._world.own_keys.generations else LOOK_FIRST_S)
 
     async def look(self) -> None:
         """Do what may be done now: one step at most."""
@@ -95,7 +97,10 @@ class Rotation:
             self._content_since = None
             return
         await self._forget_keys()
-        mine, others = self._world.own_keys, self._peers()
+        mine = self._world.own_keys
+        if self._is_settled(mine):
+            return
+        others = self._peers()
         after = rotation.turn(mine, self._due(), others, leftover=bool(self._leftover()))
         if after == mine:
             after = self._given_up(mine, others)
@@ -111,6 +116,14 @@ class Rotation:
             "under_way": rotation.is_under_way(mine),
             "waiting_for": self._waiting_for(mine),
         }
+
+    def _is_settled(self, mine: Keyring) -> bool:
+        """Nothing is due and nobody has begun: told without looking at each path to each node."""
+        wanted = self._due()
+        if len(mine.generations) != 1 or wanted is None:
+            return len(mine.generations) == 1
+        alike = all(node.keyring.preferred == mine.preferred for node in self._world.nodes.values())
+        return alike and generation_of(wanted) == mine.preferred
 
     def _waiting_for(self, mine: Keyring) -> list[str]:
         others = self._peers()

@@ -5,11 +5,13 @@ segment that share an address family. IPv4 is preferred where both have it: its
 header is 20 bytes shorter.
 """
 
+from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.names import tunnel_device
-from meshfabric.model.node import Tunnel, Uplink
+from meshfabric.model.node import MAX_SLOTS, Tunnel, Uplink
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, node_value, number
 from meshfabric.model.uplinks import Size, addresses_of, size_of
@@ -114,6 +116,13 @@ def node_entries(world: World, node: str) -> Entries:
         indexes[way.position] = world.links[way.device].index
     value = node_value(indexes, workload_mtu(world), backwards=bool(there[0].generation))
     return {(Table.NODES, number(place - FIRST_NODE)): value}
+
+
+def tunnel_devices(world: World, generation: int) -> Iterator[tuple[int, int, str]]:
+    """Every device that this node may have for a generation of keys: local uplink, remote slot, name."""
+    prefix = world.settings.datapath.prefix
+    for local, remote in product(range(len(world.settings.uplinks)), range(MAX_SLOTS)):
+        yield local, remote, tunnel_device(prefix, local, remote, generation)
 
 
 def tunnel_mtu(size: Size) -> int:

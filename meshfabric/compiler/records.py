@@ -3,11 +3,11 @@
 import msgspec
 
 from meshfabric import __version__
+from meshfabric.compiler.paths import tunnel_devices
 from meshfabric.compiler.wireguard import tunnel_number
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import RESERVED_PREFIX
-from meshfabric.model.names import tunnel_device
-from meshfabric.model.node import MAX_SLOTS, EndpointRecord, NodeRecord, Tunnel
+from meshfabric.model.node import EndpointRecord, NodeRecord, Tunnel
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.world import World
 
@@ -44,10 +44,9 @@ def _tunnels(world: World, generation: int) -> list[Tunnel]:
     """Of a generation that was given up keys may be left on the disk for a moment: they are not told."""
     if generation not in world.own_keys.generations:
         return []
-    prefix, base = world.settings.datapath.prefix, world.settings.datapath.port_base
+    base = world.settings.datapath.port_base
     return [
         Tunnel(local, remote, world.keys[device], base + tunnel_number(local, remote, generation))
-        for local in range(len(world.settings.uplinks))
-        for remote in range(MAX_SLOTS)
-        if (device := tunnel_device(prefix, local, remote, generation)) in world.keys
+        for local, remote, device in tunnel_devices(world, generation)
+        if device in world.keys
     ]

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from meshfabric.compiler.paths import Pair, joined
+from meshfabric.compiler.paths import Pair, joined, tunnel_devices
 from meshfabric.compiler.policies import BASELINE, concerned
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import format_labels, format_selector
-from meshfabric.model.names import tunnel_device
-from meshfabric.model.node import MAX_SLOTS, NodeRecord, Uplink
+from meshfabric.model.node import NodeRecord, Uplink
 from meshfabric.model.policy import Action, Policy, Rule, format_expiry, format_rule, format_tier
 from meshfabric.model.tables import PathState, Reason
 from meshfabric.model.world import World
@@ -116,19 +115,26 @@ def _path_row(world: World, path: PathSeen) -> Row:
 
 def key_rows(world: World, made_s: Mapping[str, float], now_s: float) -> list[Row]:
     """One row a key of this node's tunnels; `made_s` by device, in Unix time."""
-    prefix = world.settings.datapath.prefix
     return [
-        _key_row(world, local, remote, generation, device, now_s - made_s[device])
+        _key_row(world, generation, local, remote, device, peers.get(device, []), now_s - made_s[device])
         for generation in world.own_keys.generations
-        for local in range(len(world.settings.uplinks))
-        for remote in range(MAX_SLOTS)
-        if (device := tunnel_device(prefix, local, remote, generation)) in world.keys and device in made_s
+        for peers in (_peers_by_device(world, generation),)
+        for local, remote, device in tunnel_devices(world, generation)
+        if device in world.keys and device in made_s
     ]
 
 
-def _key_row(world: World, local: int, remote: int, generation: int, device: str, age_s: float) -> Row:
-    far = {name: joined(world, name, generation) for name in sorted(world.nodes)}
-    peers = [name for name, ends in far.items() if device in (end.device for end in ends)]
+def _peers_by_device(world: World, generation: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(world.nodes):
+        for end in joined(world, name, generation):
+            found.setdefault(end.device, []).append(name)
+    return found
+
+
+def _key_row(
+    world: World, generation: int, local: int, remote: int, device: str, peers: list[str], age_s: float
+) -> Row:
     return {
         "device": device,
         "local": world.settings.uplinks[local].name,
