@@ -15,12 +15,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from meshfabric.kernel import netns
 from meshfabric.lab import build
 from meshfabric.lab.state import Lab
 from meshfabric.lab.underlay import ip, shown_by
+from meshfabric.model.errors import MeshfabricError
 from tests.lab.places import SO_RCVBUFFORCE, family_of, namespace
 from tests.lab.whole import address, names
 from tests.patience import DEADLINE_S
@@ -31,6 +32,8 @@ DATAGRAM = struct.Struct("!QQ")
 ALL_ONES = (1 << 64) - 1
 BUFFER_BYTES = 4 << 20
 QUEUE = 50_000  # packets; the kernel's own 500 are half a second of one flow
+DEEPEN_EVERY_S = 0.05
+PROBES = 10  # that a tunnel may have carried before its queue is changed
 LAST_ARRIVALS_S = DEADLINE_S
 OVERTAKEN_S = 1.0  # for those that others overtook on another path
 SILENT = 100  # datagrams in a row that did not arrive: nothing passes
@@ -314,10 +317,35 @@ def flowing(lab: Lab, *flows: Flow) -> Iterator[Streams]:
         streams.close()
 
 
-def deepen_queues(lab: Lab) -> None:
-    """Let nothing be lost because a process that carries packets stands still for a while."""
+def deepen_queues(lab: Lab, most_sent: int | None = None) -> None:
+    """Let nothing be lost because a process that carries packets stands still for a while.
+
+    Only of devices that have sent `most_sent` packets at most: the change loses what is just being sent.
+    """
     guests = [f"{one.node}/{one.name}" for one in lab.topology.workloads if one.kind == "vm"]
     for where in (*names(lab), *guests):
         holder = build.target(lab, where)
-        found = shown_by(holder, ["ip", "-j", "link", "show", "type", "tun"])
-        ip(holder, [f"link set {row['ifname']} txqueuelen {QUEUE}" for row in found if "ifname" in row])
+        found: list[Any] = [*shown_by(holder, ["ip", "-j", "-s", "link", "show", "type", "tun"])]
+        shallow = [row for row in found if row and row["txqlen"] != QUEUE]
+        if most_sent is not None:
+            shallow = [row for row in shallow if row["stats64"]["tx"]["packets"] <= most_sent]
+        ip(holder, [f"link set {row['ifname']} txqueuelen {QUEUE}" for row in shallow])
+
+
+@contextlib.contextmanager
+def deepening(lab: Lab) -> Iterator[None]:
+    """The same for tunnels that come while the context lasts, before they carry traffic."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(DEEPEN_EVERY_S):
+            with contextlib.suppress(MeshfabricError):  # a device went while it was looked at
+                deepen_queues(lab, PROBES)
+
+    watcher = threading.Thread(target=watch, name="deepening", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

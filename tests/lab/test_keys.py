@@ -21,7 +21,7 @@ from meshfabric.lab.state import Lab
 from tests.features import requires
 from tests.lab.small import pings
 from tests.lab.store import Store
-from tests.lab.streams import Flow, Streams, deepen_queues, flowing
+from tests.lab.streams import Flow, Streams, deepening, flowing
 from tests.lab.whole import (
     address,
     drops,
@@ -107,7 +107,6 @@ def generations(lab: Lab, node: str) -> set[int]:
 
 def under_way(lab: Lab) -> bool:
     """Whether every node has both."""
-    deepen_queues(lab)  # of devices that were just made, too
     return all(told(lab, node)["keys"]["under_way"] for node in names(lab))
 
 
@@ -159,7 +158,7 @@ def assert_secret(lab: Lab, keys: set[str]) -> None:
 
 
 def test_keys_are_rotated_twice_and_nothing_is_lost(lab: Lab) -> None:
-    with flowing(lab, *FLOWS) as streams:
+    with flowing(lab, *FLOWS) as streams, deepening(lab):
         until(streams.all_pass)
         for _ in range(2):
             before = public_keys(lab)
@@ -179,7 +178,7 @@ def test_keys_are_rotated_twice_and_nothing_is_lost(lab: Lab) -> None:
 
 
 def test_an_agent_that_dies_in_the_midst_of_it_loses_nothing(lab: Lab) -> None:
-    with flowing(lab, *FLOWS) as streams:
+    with flowing(lab, *FLOWS) as streams, deepening(lab):
         until(streams.all_pass)
         epoch = rotate(lab)
         agents.kill_agent(lab, "two")
