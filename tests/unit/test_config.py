@@ -143,6 +143,13 @@ MISTAKES = [
     ("port_base: 51820", "table_base: 2147483641", 26, "table_base"),
     ("port_base: 51820", "flows: 1023", 26, "datapath.flows 1023"),
     ("interval_ms: 20", "interval_ms: 0", 28, "probe.interval_ms 0 (1 to 10000)"),
+    (
+        "interval_ms: 20",
+        "interval_ms: 20\nrotation: {grace_s: 0}",
+        29,
+        "rotation.grace_s 0.0 (1.0 to 86400.0)",
+    ),
+    ("interval_ms: 20", "interval_ms: 20\nrotation: {away_s: -1}", 29, "rotation.away_s -1.0"),
     ("interval_ms: 20", "interval_ms: 10001", 28, "probe.interval_ms"),
 ]
 
