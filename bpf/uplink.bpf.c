@@ -9,7 +9,7 @@
  */
 #include "answer.h"
 
-enum slots { PORTS_OF_A_SLOT = 8, WG_PORTS = MAX_SLOTS * PORTS_OF_A_SLOT };
+enum slots { PORTS_OF_A_SLOT = 8, WG_PORTS = GENERATIONS * MAX_SLOTS * PORTS_OF_A_SLOT };
 
 /* What an uplink looks at; `l3` 0: no IP. */
 struct outer {
@@ -125,10 +125,10 @@ static __always_inline __u16 destination_port(struct __sk_buff *skb, __u32 at)
 	return bpf_skb_load_bytes(skb, at, &copied, sizeof(copied)) ? 0 : bpf_ntohs(copied.dest);
 }
 
-/* The local slot is in the port: wg_port_base + 8 * local + remote. */
+/* The local slot is in the port: wg_port_base + 64 * generation + 8 * local + remote. */
 static __always_inline bool is_wrong_uplink(struct __sk_buff *skb, __u32 offset)
 {
-	__u32 slot = offset / PORTS_OF_A_SLOT;
+	__u32 slot = offset / PORTS_OF_A_SLOT % MAX_SLOTS;
 	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &slot);
 
 	return !uplink || uplink->ifindex != skb->ifindex;

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 from meshfabric.model.addresses import Address, Network, format_address, is_ipv4, parse_address
 from meshfabric.model.errors import InputError
+from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.labels import RESERVED_PREFIX, check_labels
-from meshfabric.model.names import IFNAMSIZ, check_device_prefix, check_name
+from meshfabric.model.names import IFNAMSIZ, check_device_prefix, check_name, is_tunnel_device
 from meshfabric.model.node import MAX_SLOTS
 from meshfabric.model.policytext import PolicyText, read_policy, stamped
 from meshfabric.model.ports import MAX_PORT
 from meshfabric.model.settings import Settings
 from meshfabric.model.yamltext import Located, locate, locate_documents
 
-TUNNELS = MAX_SLOTS * MAX_SLOTS
+TUNNELS = GENERATIONS * MAX_SLOTS * MAX_SLOTS
 """Ports and marks in a row from their bases."""
 LAST_MARK = (1 << 32) - 1
 LAST_TABLE = (1 << 31) - 1
@@ -31,6 +32,8 @@ KERNEL_TABLES = range(253, 256)
 FLOWS = (1024, 1 << 24)
 INTERVAL_MS = (1, 10_000)
 DRIFT_CHECK_S = (0.1, 86_400.0)
+GRACE_S = (1.0, 86_400.0)
+AWAY_S = (1.0, 31_536_000.0)
 MAX_COST = 1_000_000
 MAX_SOCKET_BYTES = 107  # sun_path less the final zero (unix(7))
 
@@ -167,7 +170,7 @@ def _check_device(found: Located[Settings], device: str, i: int) -> None:
         remedy = f"at most {IFNAMSIZ} characters, no space, / or :"
         raise found.error(f"no device can be called {device!r}", "uplinks", i, "device", remedy=remedy)
     prefix = found.value.datapath.prefix
-    if re.fullmatch(rf"{re.escape(prefix)}(wg[0-7]{{2}}|host[01]|p[0-9]+)", device):
+    if is_tunnel_device(prefix, device) or re.fullmatch(rf"{re.escape(prefix)}(host[01]|p[0-9]+)", device):
         remedy = "name a device of the underlay, or set another datapath.prefix"
         raise found.error(
             f"{device} is a name of the fabric's own devices", "uplinks", i, "device", remedy=remedy
@@ -199,6 +202,8 @@ def _check_datapath(found: Located[Settings]) -> None:
     _check_range(found, datapath.flows, *FLOWS, "datapath", "flows")
     _check_range(found, found.value.probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
     _check_range(found, found.value.drift_check_s, *DRIFT_CHECK_S, "drift_check_s")
+    _check_range(found, found.value.rotation.grace_s, *GRACE_S, "rotation", "grace_s")
+    _check_range(found, found.value.rotation.away_s, *AWAY_S, "rotation", "away_s")
 
 
 def _check_world_ports(found: Located[Settings]) -> None:

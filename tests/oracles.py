@@ -242,7 +242,7 @@ def holders(world: World) -> dict[bytes, tuple[str, Labels]]:
     found = {
         address: (endpoint.node, endpoint.labels)
         for address, endpoint in world.endpoints.items()
-        if endpoint.node != world.node
+        if endpoint.node != world.node and endpoint.node not in world.revoked
     }
     for name, workload in world.workloads.items():
         found |= dict.fromkeys(workload.addresses, (f"local {name}", workload.labels))

@@ -15,8 +15,19 @@ from typing import Any
 from hypothesis import strategies as st
 
 from meshfabric.model.addresses import Address, parse_address
+from meshfabric.model.keyring import GENERATIONS, Keyring
 from meshfabric.model.labels import Labels, Selector, make_labels, parse_selector
-from meshfabric.model.node import Allocation, Endpoint, Link, NodeKind, NodeRecord, Tunnel, Uplink, Workload
+from meshfabric.model.node import (
+    Allocation,
+    Endpoint,
+    Link,
+    NodeKind,
+    NodeRecord,
+    RotationRecord,
+    Tunnel,
+    Uplink,
+    Workload,
+)
 from meshfabric.model.peertext import PeerText, host_of
 from meshfabric.model.policy import Entity, Policy
 from meshfabric.model.policytext import (
@@ -157,8 +168,11 @@ DEVICES = (
     "mfp2",
     "mfp3",
     "tap0",
+    "mfwg00b",
+    "mfwg11b",
 )
-PATHS = tuple(product(DEVICES[4:8], NODES[1:]))
+TUNNELS = (*DEVICES[4:8], *DEVICES[-2:])
+PATHS = tuple(product(TUNNELS, NODES[1:]))
 CARRIED = (1320, 1376, 1408, 8000)
 UPLINK_ADDRESSES = ("192.0.2.7/24", "192.0.2.8/24", "2001:db8::7/64", "2001:db8::8/64", "198.51.100.7/31")
 PREFIXES = ("10.1.0.0/16", "fd00::/16", "10.2.0.0/16")
@@ -201,12 +215,10 @@ def records(name: str) -> st.SearchStrategy[NodeRecord]:
     """What a node may say of itself; its keys are its own and change now and then."""
     number = NODES.index(name)
     tunnel = st.tuples(st.sampled_from(SLOTS), st.sampled_from(SLOTS), st.sampled_from("xy"))
-    tunnels = st.lists(tunnel, max_size=9, unique_by=lambda one: one[:2]).map(
-        lambda given: tuple(
-            Tunnel(near, far, f"{name}-{near}{far}{key}=", PORT_BASE + 8 * near + far)
-            for near, far, key in given
-        )
-    )
+    tunnels = [
+        st.lists(tunnel, max_size=9, unique_by=lambda one: one[:2]).map(partial(_tunnels, name, generation))
+        for generation in range(GENERATIONS)
+    ]
     addresses = st.sampled_from([(), (f"192.0.2.{number}",), (f"2001:db8::{number}",)])
     both = st.just((f"192.0.2.{number}", f"2001:db8::{number}"))
     uplinks = st.lists(
@@ -220,7 +232,36 @@ def records(name: str) -> st.SearchStrategy[NodeRecord]:
         max_size=3,
         unique_by=lambda one: one[0],
     ).map(lambda given: tuple(_uplink(*fields) for fields in given))
-    return st.builds(NodeRecord, st.just(name), st.just(NodeKind.METAL), st.just({}), uplinks, tunnels)
+    return st.builds(
+        partial(NodeRecord, name, NodeKind.METAL),
+        uplinks=uplinks,
+        tunnels=tunnels[0],
+        odd_tunnels=tunnels[1],
+        keyring=keyrings,
+    )
+
+
+def _tunnels(name: str, generation: int, given: list[tuple[int, int, str]]) -> tuple[Tunnel, ...]:
+    base, mark = PORT_BASE + 64 * generation, "b" * generation
+    return tuple(
+        Tunnel(near, far, f"{name}-{near}{far}{mark}{key}=", base + 8 * near + far)
+        for near, far, key in given
+    )
+
+
+def _keyring(even: int | None, odd: int | None, preferred: int, taken: int, closing: bool) -> Keyring:
+    return Keyring((even, odd), preferred, taken, closing)
+
+
+keyrings = st.builds(
+    _keyring,
+    st.sampled_from([None, 0, 2, 4]),
+    st.sampled_from([None, 1, 3]),
+    st.integers(0, 1),
+    st.integers(0, 1),
+    st.booleans(),
+)
+"""Any two epochs, also in states that no rotation comes to."""
 
 
 def _uplink(slot: int, segment: str, addresses: tuple[str, ...], mtu: int, cost: int) -> Uplink:
@@ -337,7 +378,9 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.ENDPOINT, ADDRESSES, lambda key: endpoints()),
         (Kind.WORKLOAD, LOCAL, workloads),
         (Kind.LINK, DEVICES, links),
-        (Kind.KEY, DEVICES[4:8], lambda key: st.sampled_from([f"{key}-x=", f"{key}-y="])),
+        (Kind.KEY, TUNNELS, lambda key: st.sampled_from([f"{key}-x=", f"{key}-y="])),
+        (Kind.KEYRING, [""], lambda key: keyrings),
+        (Kind.ROTATION, [""], lambda key: st.builds(RotationRecord, st.integers(0, 9))),
         (Kind.CARRIED, PATHS, lambda key: st.sampled_from(CARRIED)),
     ]
 }  # fmt: skip

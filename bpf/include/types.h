@@ -27,6 +27,7 @@ enum sizes {
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
+	GENERATIONS = 2, /* of the keys of a node's tunnels */
 	RECENT_FLOWS = 262144, /* a power of two */
 };
 
@@ -71,12 +72,13 @@ struct workload {
 };
 
 struct node {
-	__u32 n_paths;
+	__u16 n_paths;
+	__u16 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
 	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
-	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, the preferred one first */
+	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
 };
 
-/* Written by the datapath only. One for each tunnel of each node, at its place in node.ifindex. */
+/* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. */
 struct path {
 	__u64 unanswered_ns; /* send time of the oldest probe without an answer, 0: none */
 	__u64 sent_ns;

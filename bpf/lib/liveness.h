@@ -21,7 +21,7 @@ static __noinline struct path *path_over(__u32 place, __u32 ifindex)
 	if (!node)
 		return NULL;
 	for (__u32 i = 0; i < MAX_PATHS; i++) {
-		if (i < node->n_paths && node->ifindex[i] == ifindex)
+		if (node->ifindex[i] == ifindex)
 			return path_at(node_index, i);
 	}
 	return NULL;

@@ -9,6 +9,11 @@
  *
  *      never heard --3 answers--> up --patience runs out--> down --an answer--> 2 more --> up
  *
+ * While keys are rotated there are two tunnels where else is one. Those of one
+ * generation fill the positions from the first on, those of the other from the
+ * last on, and one number says which come first: nothing that is known of a path
+ * is lost when others come, go or are preferred.
+ *
  * liveness.h keeps the states.
  */
 #ifndef MESHFABRIC_PATH_H
@@ -49,16 +54,16 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 {
 	__u64 unanswered_ns = *(const volatile __u64 *)&path->unanswered_ns;
 
-	if (path->ifindex != ifindex || path->streak < ANSWERS_TO_TRUST)
+	if (!ifindex || path->ifindex != ifindex || path->streak < ANSWERS_TO_TRUST)
 		return false;
 	return !unanswered_ns || !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
-/* A tunnel's device and the MTU there, in one number: an index would be known to the verifier, which then
- * follows what comes after for each. */
-static __always_inline __u64 tunnel_at(const struct node *node, __u32 index)
+/* A tunnel's device and the MTU there, in one number: a position would be known to the verifier, which then
+ * follows what comes after for each. 0: there is none. */
+static __always_inline __u64 tunnel_at(const struct node *node, __u32 position)
 {
-	return (__u64)node->mtu[index] << 32 | node->ifindex[index];
+	return (__u64)node->mtu[position] << 32 | node->ifindex[position];
 }
 
 static __always_inline __u32 device_of(__u64 tunnel)
@@ -71,26 +76,45 @@ static __always_inline __u32 mtu_of(__u64 tunnel)
 	return tunnel >> 32;
 }
 
-/* The first usable one after the preferred one; the preferred one when there is none. */
-static __noinline __u64 choose_other(const struct node *node, __u32 node_index)
+/* The one at a position if it is usable, else 0. */
+static __always_inline __u64 usable_at(const struct node *node, __u32 node_index, __u32 position)
 {
-	for (__u32 i = 1; i < MAX_PATHS; i++) {
-		if (i >= node->n_paths)
-			break;
-		struct path *path = path_at(node_index, i);
-		if (path && is_usable(path, node->ifindex[i]))
-			return tunnel_at(node, i);
-	}
-	return tunnel_at(node, 0);
+	struct path *path = path_at(node_index, position);
+
+	return path && is_usable(path, node->ifindex[position]) ? tunnel_at(node, position) : 0;
 }
 
+/* Where the path stands that is next after `rank` better ones; for the verifier a number below eight,
+ * without a branch. */
+static __always_inline __u32 position_of(const struct node *node, __u32 rank)
+{
+	return (rank ^ node->first) % MAX_PATHS;
+}
+
+/* The first usable one; the first of all when there is none. */
+static __noinline __u64 choose_other(const struct node *node, __u32 node_index)
+{
+	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
+		__u64 tunnel = usable_at(node, node_index, position_of(node, rank));
+		if (tunnel)
+			return tunnel;
+	}
+	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
+		__u64 tunnel = tunnel_at(node, position_of(node, rank));
+		if (tunnel)
+			return tunnel;
+	}
+	return 0;
+}
+
+/* The preferred one, nearly always. Its position is a constant in each branch: as a variable it would
+ * double the verifier's work. */
 static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index)
 {
-	struct path *preferred = path_at(node_index, 0);
+	__u64 preferred =
+		node->first ? usable_at(node, node_index, MAX_PATHS - 1) : usable_at(node, node_index, 0);
 
-	if (preferred && is_usable(preferred, node->ifindex[0]))
-		return tunnel_at(node, 0);
-	return choose_other(node, node_index);
+	return preferred ? preferred : choose_other(node, node_index);
 }
 
 #endif

@@ -5,6 +5,7 @@ from typing import Any
 
 from meshfabric import __version__
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sources import StoreSource
 from meshfabric.agent.workloads import Workloads
@@ -33,6 +34,7 @@ class Answers:
         workloads: Workloads,
         readings: Readings,
         tunnels: Tunnels,
+        rotation: Rotation,
         lane: Lane,
         events: Events,
         audits: Audits,
@@ -40,7 +42,8 @@ class Answers:
     ) -> None:
         self._loop, self._world, self._source, self._registry = loop, loop.world, source, registry
         self._workloads, self._readings, self._tunnels = workloads, readings, tunnels
-        self._lane, self._events, self._heard, self._simulation = lane, events, audits, simulation
+        self._rotation, self._simulation = rotation, simulation
+        self._lane, self._events, self._heard = lane, events, audits
         self._started = time.monotonic()
 
     async def __call__(self, request: Request) -> Any:
@@ -80,6 +83,7 @@ class Answers:
             "wireguard": self._tunnels.backend,
             "attach": ways(self._world.settings.pods),
             "mtu": workload_mtu(self._world),
+            "keys": self._rotation.told(),
             "refused": [{"key": key, "why": why} for key, why in sorted(self._registry.refused.items())],
             "failing": [{"table": table.value, "why": why} for table, why in self._loop.failing.items()],
             "held": self._registry.held,
@@ -92,7 +96,8 @@ class Answers:
 
         Nor is it ready before all was tried: what an earlier run left may still be in force.
         """
-        tried = self._loop.in_force and self._world.node in self._world.workloads
+        known = self._world.node in self._world.workloads and self._world.own_keys.generations
+        tried = self._loop.in_force and bool(known)
         return tried and self._loop.failing.keys() <= {Table.RECORDS}
 
     async def _nodes(self) -> list[rows.Row]:
@@ -104,6 +109,10 @@ class Answers:
     async def _paths(self) -> list[rows.Row]:
         tunnels = await self._lane.run(self._tunnels.state)
         return rows.path_rows(self._world, self._readings.paths(tunnels))
+
+    async def _keys(self) -> list[rows.Row]:
+        made_s = await self._lane.run(self._tunnels.made_s)
+        return rows.key_rows(self._world, made_s, time.time())
 
     async def _policies(self) -> list[rows.Row]:
         return rows.policy_rows(self._world)

@@ -7,7 +7,6 @@ before what holds them back. Keys, numbers and the snapshot stay: an agent that 
 the same node to its peers. Pods lose their interfaces and have to be attached again.
 """
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from meshfabric.agent.main import alone, read_config
 from meshfabric.guard import install
 from meshfabric.kernel import attach, links, wireguard
 from meshfabric.kernel.routes import MAIN
-from meshfabric.model.names import host_devices, is_pod_device
+from meshfabric.model.names import host_devices, is_pod_device, is_tunnel_device
 from meshfabric.model.settings import Settings
 
 
@@ -49,9 +48,8 @@ def _programs(pins: Path, uplinks: set[str], *, of_uplinks: bool) -> Iterator[st
 
 def _devices(settings: Settings) -> Iterator[str]:
     prefix = settings.datapath.prefix
-    tunnel = re.compile(rf"{prefix}wg[0-7]{{2}}")
     for device in sorted(link.name for link in links.observe()):
-        if tunnel.fullmatch(device):
+        if is_tunnel_device(prefix, device):
             gone = wireguard.delete_device(device)
         else:  # one end of a pair may have gone with the other
             mine = is_pod_device(prefix, device) or device in host_devices(prefix)

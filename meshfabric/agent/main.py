@@ -30,6 +30,7 @@ from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sizing import Sizing
 from meshfabric.agent.sources import LinkSource, StoreSource
@@ -181,6 +182,9 @@ class Agent:
         self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
+        self._rotation = Rotation(
+            self._loop, self._store, self._readings, self._tunnels, self._netlink, self._events
+        )
         self._prober = Prober(settings.probe.interval_ms)
         self._listener = Listener(datapath.maps["audits"], self._world, self._events.note)
         self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
@@ -223,6 +227,7 @@ class Agent:
         """What is there already: devices, keys, workloads, and the world as it was last known."""
         await self._links.observe()
         keys = await self._netlink.run(self._tunnels.keys)
+        self._loop.feed([self._rotation.recall(keys)])
         self._loop.feed([Event(Kind.KEY, device, key) for device, key in keys])
         await self._workloads.restore()
         for events in self._memory.recall():
@@ -238,6 +243,7 @@ class Agent:
             self._prober.run(),
             self._listener.run(),
             self._sizing.run(),
+            self._rotation.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
             keep_reporting(self._etcd, self._store, self._registry, self._loop),
@@ -276,6 +282,7 @@ class Agent:
             self._workloads,
             self._readings,
             self._tunnels,
+            self._rotation,
             self._netlink,
             self._events,
             self._listener.heard,

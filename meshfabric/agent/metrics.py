@@ -27,11 +27,14 @@ def reader(loop: Loop, readings: Readings, source: StoreSource, registry: Regist
 
 def _gauges(loop: Loop, source: StoreSource, registry: Registry) -> dict[str, tuple[str, float]]:
     revision = source.position.revision if source.position else 0
+    keys = loop.world.own_keys
     return {
         "store_connected": ("1 while etcd answers.", source.connected),
         "store_revision": ("Revision of etcd up to which everything was taken in.", revision),
         "records_refused": ("Records of the store that are not in force.", len(registry.refused)),
         "removal_held": ("1 while a mass removal waits for release.", bool(registry.held)),
+        "key_epoch": ("Epoch of the tunnel keys that traffic takes.", keys.epochs[keys.taken] or 0),
+        "key_rotation": ("1 while there are tunnel keys of two epochs.", len(keys.generations) > 1),
         "tables_failing": ("Tables that could not be applied and are retried.", len(loop.failing)),
         "nodes_known": ("Nodes of the fabric.", len(loop.world.nodes)),
         "nodes_alive": ("Nodes whose agent holds its lease.", len(loop.world.alive)),

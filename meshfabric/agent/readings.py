@@ -2,6 +2,7 @@
 
 import time
 
+from meshfabric.compiler.paths import ways
 from meshfabric.compiler.workloads import host_name
 from meshfabric.kernel.bpf import Map
 from meshfabric.kernel.wireguard import DeviceState
@@ -9,7 +10,7 @@ from meshfabric.model.addresses import is_ipv4
 from meshfabric.model.plan import Table, TunnelPeer
 from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PathState, Reason, number, read_counter, read_path
 from meshfabric.observe.metrics import PathReading
-from meshfabric.observe.rows import PathSeen, tunnel_names
+from meshfabric.observe.rows import PathSeen
 from meshfabric.probe.health import Health, chosen, health
 from meshfabric.probe.prober import Target
 from meshfabric.probe.sizer import Look
@@ -39,18 +40,17 @@ class Readings:
     def _to(
         self, node: str, tunnels: dict[str, DeviceState], keys: dict[tuple[str, str], str]
     ) -> list[PathSeen]:
-        names = [(pair, name) for pair, name in tunnel_names(self._world, node) if name in self._world.links]
-        states = [self._state(node, at) for at in range(len(names))]
-        healths = [self._health(state, name) for state, (_, name) in zip(states, names, strict=True)]
+        there = [way for way in ways(self._world, node) if way.device in self._world.links]
+        states = [self._state(node, way.position) for way in there]
+        healths = [self._health(state, way.device) for state, way in zip(states, there, strict=True)]
         seen = []
-        for at, (pair, name) in enumerate(names):
+        for at, (_, name, generation, pair, _) in enumerate(there):
             device = tunnels.get(name)
             peer = device.peers.get(keys.get((name, node), "")) if device else None
             age = int(time.time() - peer.last_handshake_s) if peer and peer.last_handshake_s else None
             moved = (peer.rx_bytes, peer.tx_bytes) if peer else (0, 0)
-            seen.append(
-                PathSeen(node, pair, name, states[at], healths[at], at == chosen(healths), age, *moved)
-            )
+            active = at == chosen(healths)
+            seen.append(PathSeen(node, pair, name, generation, states[at], healths[at], active, age, *moved))
         return seen
 
     def path_metrics(self) -> list[PathReading]:
@@ -78,9 +78,12 @@ class Readings:
             allocation = self._world.allocations.get(node)
             far = {is_ipv4(address): address for address in allocation.addresses} if allocation else {}
             families = sorted(own.keys() & far.keys())
-            names = [device for _, device in tunnel_names(self._world, node) if device in self._world.links]
-            for index, device in enumerate(names if families else ()):
-                targets.append(Target(device, own[families[-1]], far[families[-1]], node, index))
+            there = [way for way in ways(self._world, node) if way.device in self._world.links]
+            targets += [
+                Target(way.device, own[families[-1]], far[families[-1]], node, way.position)
+                for way in there
+                if families
+            ]
         return targets
 
     def look(self, target: Target) -> Look:

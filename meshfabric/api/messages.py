@@ -47,7 +47,17 @@ class Ask(msgspec.Struct, tag="ask", tag_field="type", frozen=True):
     """Read one listing of the agent: rows or one object, as the CLI prints it."""
 
     subject: Literal[
-        "status", "nodes", "endpoints", "paths", "policies", "audits", "drops", "fabric", "features", "plan"
+        "status",
+        "nodes",
+        "endpoints",
+        "paths",
+        "keys",
+        "policies",
+        "audits",
+        "drops",
+        "fabric",
+        "features",
+        "plan",
     ]
 
 

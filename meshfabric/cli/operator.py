@@ -1,4 +1,4 @@
-"""Policies in and out of etcd, as an operator (`reach` says who that is).
+"""Policies in and out of etcd, as an operator (`reach` says who that is), and what nodes make of them.
 
 What the keys are called is the business of `store.keys`, the requests that of
 `store.client`; policies are written all in one transaction or not at all.
@@ -35,6 +35,13 @@ class Applied(NamedTuple):
 
     outcomes: dict[str, str]
     revision: int
+
+
+class Late(NamedTuple):
+    """How many nodes are concerned, and those that are behind, with reasons."""
+
+    known: int
+    nodes: list[str]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -134,26 +141,34 @@ async def wait(etcd: Etcd, fabric: str, applied: Applied, timeout_s: float) -> i
 
     Raises `TemporaryError` that names the others, with reasons, after `timeout_s`.
     """
+
+    async def look() -> Late:
+        nodes = await living(etcd, fabric)
+        reports = await asyncio.gather(*(report_of(etcd, fabric, node) for node in nodes))
+        why = {node: report.lacks(applied) for node, report in zip(nodes, reports, strict=True)}
+        return Late(len(nodes), [f"{node} ({doubt})" for node, doubt in why.items() if doubt])
+
+    return await until_all(look, f"applied revision {applied.revision}", timeout_s)
+
+
+async def until_all(look: Callable[[], Awaitable[Late]], done: str, timeout_s: float) -> int:
+    """Look until no node is late, and count them.
+
+    Raises `TemporaryError` that names those which have not `done` it after `timeout_s`.
+    """
     clock = asyncio.get_running_loop().time
     deadline = clock() + timeout_s
-    while True:
-        nodes = await _alive(etcd, fabric)
-        reports = await asyncio.gather(*(_report(etcd, fabric, node) for node in nodes))
-        lacking = [
-            f"{node} ({why})"
-            for node, report in zip(nodes, reports, strict=True)
-            if (why := report.lacks(applied))
-        ]
-        if not lacking:
-            return len(nodes)
+    while (found := await look()).nodes:
         if clock() > deadline:
-            what = f"{len(lacking)} of {len(nodes)} nodes have not applied revision {applied.revision}"
-            what += f" in {timeout_s:g} s: {', '.join(lacking)}"
+            what = f"{len(found.nodes)} of {found.known} nodes have not {done} in {timeout_s:g} s"
+            what += f": {', '.join(found.nodes)}"
             raise TemporaryError(what, remedy="it is written; meshfabric status on those nodes tells more")
         await asyncio.sleep(POLL_EVERY_S)
+    return found.known
 
 
-async def _alive(etcd: Etcd, fabric: str) -> list[str]:
+async def living(etcd: Etcd, fabric: str) -> list[str]:
+    """The nodes whose agents hold their leases."""
     found = []
     async for page in etcd.scan(f"{keys.state_prefix(fabric)}{keys.RecordKind.NODE.value}/".encode()):
         for entry in page.entries:
@@ -163,7 +178,8 @@ async def _alive(etcd: Etcd, fabric: str) -> list[str]:
     return found
 
 
-async def _report(etcd: Etcd, fabric: str, node: str) -> Report:
+async def report_of(etcd: Etcd, fabric: str, node: str) -> Report:
+    """What a node last told of itself."""
     entry = await etcd.get(keys.report_key(fabric, node).encode())
     try:
         return msgspec.json.decode(entry.value, type=Report) if entry else Report()

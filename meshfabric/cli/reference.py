@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from meshfabric.cli import diff, doctor, drop, endpoint, node, path, policy
+from meshfabric.cli import diff, doctor, drop, endpoint, key, node, path, policy
 from meshfabric.cli.app import COMMANDS, PROGRAM, load
 from meshfabric.cli.exits import DEBUG_VARIABLE, MEANINGS
 from meshfabric.cli.reach import Options
@@ -30,6 +30,7 @@ LISTINGS: dict[str, Sequence[Column]] = {
     "node list": node.COLUMNS,
     "endpoint list": endpoint.COLUMNS,
     "path list": path.COLUMNS,
+    "key list": key.COLUMNS,
     "policy list": policy.COLUMNS,
     "policy audit": policy.AUDITS,
     "policy diff": diff.COLUMNS,

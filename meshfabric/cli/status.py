@@ -37,6 +37,7 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "workloads", f"{told['workloads']} on this node"
     yield "policies", str(told["policies"])
     yield "wireguard", f"{told['wireguard']}, MTU {told['mtu']}"
+    yield "keys", _keys(told["keys"])
     yield "programs", f"attached by {told['attach']}"
     yield "held", f"{told['held']} ({RELEASE})" if told["held"] else "nothing"
     yield "refused", _count(len(told["refused"]), "record")
@@ -49,6 +50,13 @@ def _count(number: int, thing: str) -> str:
 
 def _ready(told: dict[str, Any]) -> str:
     return "ready" if told["ready"] else "not ready"
+
+
+def _keys(keys: dict[str, Any]) -> str:
+    rotation = "rotation under way" if keys["under_way"] else ""
+    waits = f"waiting for {', '.join(keys['waiting_for'])}" if keys["waiting_for"] else ""
+    epoch = "none yet" if keys["epoch"] is None else f"epoch {keys['epoch']}"
+    return ", ".join(filter(None, (epoch, rotation, waits)))
 
 
 def _store(store: dict[str, Any]) -> str:

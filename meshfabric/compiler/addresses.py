@@ -8,7 +8,8 @@
 All but the first only on a node whose workloads speak with the world, and not
 before the fabric's prefixes are known: an address of the fabric is never taken
 for one outside. Therefore a network that lies in a prefix of the fabric has no
-entry, and is nobody's.
+entry, and is nobody's. So are the addresses of a node that was revoked: no policy
+knows them, and no flow of theirs goes on.
 """
 
 from collections.abc import Iterable, Iterator
@@ -60,6 +61,11 @@ def _held(world: World, address: Address) -> bytes | None:
         place = world.workload_numbers[name]
         return address_value(world.identity(world.workloads[name].labels), place)
     endpoint = world.endpoints.get(address)
-    if endpoint is None or endpoint.node == world.node:
+    if endpoint is None or endpoint.node == world.node or endpoint.node in world.revoked:
         return None
     return address_value(world.identity(endpoint.labels), world.node_numbers[endpoint.node])
+
+
+def addresses_of_node(world: World, node: str) -> Iterator[Address]:
+    """Every address that the store has for a node; looks at all of them."""
+    return (address for address, endpoint in world.endpoints.items() if endpoint.node == node)

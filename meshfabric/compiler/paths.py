@@ -5,12 +5,15 @@ segment that share an address family. IPv4 is preferred where both have it: its
 header is 20 bytes shorter.
 """
 
+from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
+from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.names import tunnel_device
-from meshfabric.model.node import Tunnel, Uplink
+from meshfabric.model.node import MAX_SLOTS, Tunnel, Uplink
 from meshfabric.model.plan import Entries, Table
-from meshfabric.model.tables import FIRST_NODE, node_value, number
+from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, node_value, number
 from meshfabric.model.uplinks import Size, addresses_of, size_of
 from meshfabric.model.world import World
 
@@ -31,6 +34,25 @@ class Pair(NamedTuple):
     destination: str
 
 
+class Joined(NamedTuple):
+    """A pair with a device here and one there whose keys are of the same generation; `far` is that one."""
+
+    device: str
+    generation: int
+    pair: Pair
+    far: Tunnel
+
+
+class Way(NamedTuple):
+    """A joined pair at its position among the datapath's tunnels to the node."""
+
+    position: int
+    device: str
+    generation: int
+    pair: Pair
+    far: Tunnel
+
+
 def pairs(world: World, node: str) -> list[Pair]:
     """The tunnels towards a node, cheapest first; none to itself, a revoked or an unknown one."""
     record = world.nodes.get(node)
@@ -39,13 +61,45 @@ def pairs(world: World, node: str) -> list[Pair]:
     return sorted(filter(None, (_pair(near, far) for near in world.uplinks for far in record.uplinks)))
 
 
-def joined_pairs(world: World, node: str) -> list[tuple[Pair, Tunnel]]:
-    """The pairs with a far end that has a key, and addresses that operators allocated to the node."""
-    ready = [pair for pair in pairs(world, node) if node in world.allocations]
-    if not ready:
+def joined(world: World, node: str, generation: int) -> list[Joined]:
+    """The pairs with keys of one generation at both ends, if operators allocated addresses to the node."""
+    if node not in world.allocations or generation not in world.own_keys.generations:
         return []
-    ends = {(tunnel.remote, tunnel.local): tunnel for tunnel in world.nodes[node].tunnels}
-    return [(pair, ends[pair.local, pair.remote]) for pair in ready if (pair.local, pair.remote) in ends]
+    prefix = world.settings.datapath.prefix
+    ready = pairs(world, node)
+    ends = {(far.remote, far.local): far for far in world.nodes[node].tunnels_of(generation)} if ready else {}
+    return [
+        Joined(tunnel_device(prefix, pair.local, pair.remote, generation), generation, pair, end)
+        for pair in ready
+        if (end := ends.get((pair.local, pair.remote)))
+    ]
+
+
+def ways(world: World, node: str) -> list[Way]:
+    """The tunnels that traffic to a node may take, those of the preferred generation first, then by cost.
+
+    A tunnel keeps its position when others of another generation come and go, and so does what the
+    datapath knows of it. Where both generations need more positions than there are, the new one is short
+    of them: all that carries traffic now stays, but for the eighth.
+    """
+    both = [_open(world, node, generation) for generation in range(GENERATIONS)]
+    preferred = world.own_keys.preferred
+    other = 1 - preferred
+    both[other] = both[other][: MAX_PATHS - bool(both[preferred])]
+    both[preferred] = both[preferred][: MAX_PATHS - len(both[other])]
+    placed = [
+        [Way(MAX_PATHS - 1 - rank if generation else rank, *one) for rank, one in enumerate(both[generation])]
+        for generation in range(GENERATIONS)
+    ]
+    return placed[preferred] + placed[other]
+
+
+def _open(world: World, node: str, generation: int) -> list[Joined]:
+    """What is joined, unless one end is about to give it up: it hears by it until the other one knows."""
+    record = world.nodes.get(node)
+    if record is None or generation not in world.own_keys.open or generation not in record.keyring.open:
+        return []
+    return joined(world, node, generation)
 
 
 def node_entries(world: World, node: str) -> Entries:
@@ -53,16 +107,16 @@ def node_entries(world: World, node: str) -> Entries:
     place = world.node_numbers.find(node)
     if place is None or node not in world.nodes or node == world.node:
         return {}
-    prefix = world.settings.datapath.prefix
-    devices = [tunnel_device(prefix, pair.local, pair.remote) for pair, _ in joined_pairs(world, node)]
-    mtu = workload_mtu(world)
-    found = [
-        (world.links[device].index, _carried(world, device, node, mtu))
-        for device in devices
-        if device in world.links
-    ]
+    there = [way for way in ways(world, node) if way.device in world.links]
     # The map is an array: an entry of zeros is no entry.
-    return {(Table.NODES, number(place - FIRST_NODE)): node_value(found)} if found else {}
+    if not there:
+        return {}
+    mtu = workload_mtu(world)
+    found = [(0, 0)] * MAX_PATHS
+    for way in there:
+        found[way.position] = (world.links[way.device].index, _carried(world, way.device, node, mtu))
+    value = node_value(found, backwards=bool(there[0].generation))
+    return {(Table.NODES, number(place - FIRST_NODE)): value}
 
 
 def path_mtu(world: World, device: str, node: str) -> int:
@@ -73,6 +127,13 @@ def path_mtu(world: World, device: str, node: str) -> int:
 def _carried(world: World, device: str, node: str, mtu: int) -> int:
     carried = world.carried.get((device, node))
     return mtu if carried is None else max(min(mtu, carried - RESERVED_FOR_IPIP), LEAST_MTU)
+
+
+def tunnel_devices(world: World, generation: int) -> Iterator[tuple[int, int, str]]:
+    """Every device that this node may have for a generation of keys: local uplink, remote slot, name."""
+    prefix = world.settings.datapath.prefix
+    for local, remote in product(range(len(world.settings.uplinks)), range(MAX_SLOTS)):
+        yield local, remote, tunnel_device(prefix, local, remote, generation)
 
 
 def tunnel_mtu(size: Size) -> int:

@@ -3,11 +3,11 @@
 import msgspec
 
 from meshfabric import __version__
+from meshfabric.compiler.paths import tunnel_devices
 from meshfabric.compiler.wireguard import tunnel_number
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import is_reserved
-from meshfabric.model.names import tunnel_device
-from meshfabric.model.node import MAX_SLOTS, EndpointRecord, NodeRecord, Tunnel
+from meshfabric.model.node import EndpointRecord, NodeRecord, Tunnel
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.portnames import named_ports
 from meshfabric.model.world import World
@@ -21,9 +21,11 @@ def node_record_entries(world: World) -> Entries:
         settings.kind,
         settings.labels,
         world.uplinks,
-        tuple(_tunnels(world)),
+        tuple(_tunnels(world, 0)),
         __version__,
         settings.wireguard.value,
+        tuple(_tunnels(world, 1)),
+        world.own_keys,
     )
     return {(Table.RECORDS, f"nodes/{settings.node}"): msgspec.json.encode(record)}
 
@@ -40,11 +42,13 @@ def endpoint_record_entries(world: World, name: str) -> Entries:
     return {(Table.RECORDS, key): record for key in keys}
 
 
-def _tunnels(world: World) -> list[Tunnel]:
-    settings = world.settings.datapath
+def _tunnels(world: World, generation: int) -> list[Tunnel]:
+    """Of a generation that was given up keys may be left on the disk for a moment: they are not told."""
+    if generation not in world.own_keys.generations:
+        return []
+    base = world.settings.datapath.port_base
     return [
-        Tunnel(local, remote, world.keys[device], settings.port_base + tunnel_number(local, remote))
-        for local in range(len(world.settings.uplinks))
-        for remote in range(MAX_SLOTS)
-        if (device := tunnel_device(settings.prefix, local, remote)) in world.keys
+        Tunnel(local, remote, world.keys[device], base + tunnel_number(local, remote, generation))
+        for local, remote, device in tunnel_devices(world, generation)
+        if device in world.keys
     ]

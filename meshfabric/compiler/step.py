@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from itertools import product
 from typing import Any
 
-from meshfabric.compiler.addresses import address_entry, prefixes_around
+from meshfabric.compiler.addresses import address_entry, addresses_of_node, prefixes_around
 from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
 from meshfabric.compiler.policies import pair_entries, subjects
@@ -157,6 +157,12 @@ def _by_key(world: World, event: Event, before: object) -> Iterator[Unit]:
     return iter((("record",),))
 
 
+def _by_keyring(world: World, event: Event, before: object) -> Iterator[Unit]:
+    yield ("record",)
+    yield from _tunnels(world, range(MAX_SLOTS))
+    yield from _for_nodes(world.nodes)
+
+
 def _by_node(world: World, event: Event, before: object) -> Iterator[Unit]:
     name = str(event.key)
     if name == world.node:
@@ -208,6 +214,8 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.WORKLOAD: _by_workload,
     Kind.LINK: _by_link,
     Kind.KEY: _by_key,
+    Kind.KEYRING: _by_keyring,
+    Kind.ROTATION: _nothing,
     Kind.CARRIED: _by_path,
 }
 
@@ -249,6 +257,8 @@ def _prefixes(world: World, event: Event, before: Any) -> Iterator[Prefix]:
         yield host_prefix(event.key)
     elif event.kind is Kind.PREFIXES:
         yield from prefixes_around(world, before or ())
+    elif event.kind is Kind.REVOKED:
+        yield from map(host_prefix, addresses_of_node(world, str(event.key)))
     for thing in (before, event.value):
         yield from map(prefix_of, networks_named(event.kind, thing))
         if isinstance(thing, Workload):

@@ -2,11 +2,11 @@
 
 from ipaddress import ip_interface
 
-from meshfabric.compiler.paths import joined_pairs, tunnel_mtu
+from meshfabric.compiler.paths import joined, tunnel_mtu
 from meshfabric.compiler.programs import program_entries
 from meshfabric.model.addresses import family_of, format_prefix, host_prefix
 from meshfabric.model.names import tunnel_device
-from meshfabric.model.node import MAX_SLOTS, Allocation
+from meshfabric.model.node import MAX_SLOTS, Allocation, Uplink
 from meshfabric.model.plan import Entries, Route, Rule, Table, TunnelDevice, TunnelPeer
 from meshfabric.model.uplinks import size_of
 from meshfabric.model.world import World
@@ -16,22 +16,29 @@ UNREACHABLE_METRIC = 4096
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 
 
-def tunnel_number(local: int, remote: int) -> int:
-    """0..63: what a tunnel's port and mark add to their bases."""
-    return MAX_SLOTS * local + remote
+def tunnel_number(local: int, remote: int, generation: int = 0) -> int:
+    """0..127: what a tunnel's port and mark add to their bases."""
+    return MAX_SLOTS * (MAX_SLOTS * generation + local) + remote
 
 
 def tunnel_entries(world: World, local: int, remote: int) -> Entries:
-    """The device for (local uplink, remote slot), if any node needs it."""
+    """The devices for (local uplink, remote slot), one a generation of keys, if any node needs them."""
     uplink = next((uplink for uplink in world.uplinks if uplink.slot == local), None)
     if uplink is None or not world.far_ends.reachable(uplink, remote):
         return {}
-    settings = world.settings.datapath
-    number = tunnel_number(local, remote)
+    entries: Entries = {}
+    for generation in world.own_keys.generations:
+        entries |= _device_entries(world, uplink, remote, generation)
+    return entries
+
+
+def _device_entries(world: World, uplink: Uplink, remote: int, generation: int) -> Entries:
+    settings, local = world.settings.datapath, uplink.slot
+    number = tunnel_number(local, remote, generation)
     device = TunnelDevice(
         local, remote, settings.port_base + number, settings.mark_base + number, tunnel_mtu(size_of(uplink))
     )
-    name = tunnel_device(settings.prefix, local, remote)
+    name = tunnel_device(settings.prefix, local, remote, generation)
     link = world.links.get(name)
     return {
         (Table.TUNNELS, name): device,
@@ -67,11 +74,11 @@ def uplink_table_entries(world: World) -> Entries:
 def peer_entries(world: World, node: str) -> Entries:
     """A node as the peer of each tunnel towards it; AllowedIPs are what operators allocated to it."""
     entries: Entries = {}
-    for pair, tunnel in joined_pairs(world, node):
-        device = tunnel_device(world.settings.datapath.prefix, pair.local, pair.remote)
-        endpoint = _endpoint(pair.destination, tunnel.port)
-        peer = TunnelPeer(node, endpoint, _allowed_ips(world.allocations[node]), KEEPALIVE_S)
-        entries[Table.PEERS, (device, tunnel.public_key)] = peer
+    for generation in world.own_keys.generations:
+        for device, _, pair, far in joined(world, node, generation):
+            endpoint = _endpoint(pair.destination, far.port)
+            peer = TunnelPeer(node, endpoint, _allowed_ips(world.allocations[node]), KEEPALIVE_S)
+            entries[Table.PEERS, (device, far.public_key)] = peer
     return entries
 
 

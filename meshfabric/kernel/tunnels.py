@@ -47,6 +47,15 @@ class Tunnels:
         files = sorted(self._keys.glob(f"{self._prefix}*{KEY_SUFFIX}"))
         return [(file.name.removesuffix(KEY_SUFFIX), wireguard.ensure_key(file)) for file in files]
 
+    def made_s(self) -> dict[str, float]:
+        """Device and the Unix time at which its key was made, in s."""
+        files = self._keys.glob(f"{self._prefix}*{KEY_SUFFIX}")
+        return {file.name.removesuffix(KEY_SUFFIX): file.stat().st_mtime for file in files}
+
+    def forget_key(self, device: str) -> None:
+        """Take a key off the disk, for good; an absent one is no error."""
+        (self._keys / (device + KEY_SUFFIX)).unlink(missing_ok=True)
+
     async def observe(self, table: Table) -> Iterable[tuple[Key, Value]]:
         """What this run made and still is as made; anything else counts as different."""
         devices = await self._lane.run(self.state)

@@ -88,6 +88,7 @@ def agent_yaml(lab: Lab, node: str) -> str:
         socket=lab.socket(node),
         metrics=METRICS,
         probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms),
+        rotation=lab.topology.rotation,
         wireguard=described.wireguard,
         pods=described.pods,
         drift_check_s=lab.topology.drift_check_s,

@@ -14,7 +14,7 @@ from meshfabric.lab.impairment import Impairment
 from meshfabric.model.addresses import parse_network
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import NodeKind
-from meshfabric.model.settings import PodPair, WireGuardKind, WorldMode
+from meshfabric.model.settings import PodPair, RotationSettings, WireGuardKind, WorldMode
 from meshfabric.model.yamltext import suggest
 
 TAP_PREFIX = "tap-"
@@ -114,6 +114,7 @@ class Topology(msgspec.Struct, frozen=True):
     workloads: tuple[Workload, ...] = ()
     etcd: Etcd = Etcd()
     probe: Probe = Probe()
+    rotation: RotationSettings = RotationSettings()
     drift_check_s: float = 30.0
     world: WorldMode = WorldMode.OFF
     impaired_by: Literal["auto", "netem", "cable"] = "auto"

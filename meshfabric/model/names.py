@@ -39,9 +39,19 @@ def guard_table(fabric: str) -> str:
     return GUARD_TABLE + fabric
 
 
-def tunnel_device(prefix: str, local: int, remote: int) -> str:
-    """The WireGuard device between local uplink and remote slot: `mfwg01`."""
-    return f"{prefix}wg{local}{remote}"
+def tunnel_device(prefix: str, local: int, remote: int, generation: int = 0) -> str:
+    """The WireGuard device between local uplink and remote slot: `mfwg01`; of generation 1 `mfwg01b`."""
+    return f"{prefix}wg{local}{remote}{'b' if generation else ''}"
+
+
+def is_tunnel_device(prefix: str, device: str) -> bool:
+    """Whether a device has the name of one of the fabric's tunnels."""
+    return re.fullmatch(rf"{re.escape(prefix)}wg[0-7]{{2}}b?", device) is not None
+
+
+def tunnel_generation(device: str) -> int:
+    """The generation of the keys of a tunnel's device, 0 or 1."""
+    return int(device.endswith("b"))
 
 
 def pod_device(prefix: str, number: int) -> str:

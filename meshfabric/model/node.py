@@ -11,6 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from meshfabric.model.addresses import Address, Network
+from meshfabric.model.keyring import FIRST, Keyring
 from meshfabric.model.labels import Labels
 
 RECORD_VERSION = 1
@@ -51,7 +52,11 @@ class Tunnel(msgspec.Struct, frozen=True):
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
-    """`nodes/<node>`: what a node says of itself; `wireguard` is what runs its tunnels, for people."""
+    """`nodes/<node>`: what a node says of itself; `wireguard` is what runs its tunnels, for people.
+
+    `tunnels` have keys of even epochs (generation 0), `odd_tunnels` of odd ones. An agent that knows nothing
+    of generations reads the first only, and has nothing but them: it joins no tunnel wrongly.
+    """
 
     name: str
     kind: NodeKind
@@ -60,6 +65,25 @@ class NodeRecord(msgspec.Struct, frozen=True):
     tunnels: tuple[Tunnel, ...] = ()
     agent: str = ""
     wireguard: str = ""
+    odd_tunnels: tuple[Tunnel, ...] = ()
+    keyring: Keyring = FIRST
+    version: int = RECORD_VERSION
+    min_version: int = 1
+
+    def tunnels_of(self, generation: int) -> tuple[Tunnel, ...]:
+        """The ends with keys of a generation, 0 or 1."""
+        return self.odd_tunnels if generation else self.tunnels
+
+
+class RotationRecord(msgspec.Struct, frozen=True):
+    """`rotation`: the epoch of the fabric's tunnel keys since the Unix time `since_s`.
+
+    With `every_s`, the epoch is one more each time that so many seconds have gone by; 0: only when told.
+    """
+
+    epoch: int = 0
+    since_s: int = 0
+    every_s: int = 0
     version: int = RECORD_VERSION
     min_version: int = 1
 

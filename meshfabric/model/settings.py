@@ -81,6 +81,15 @@ class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_ms: int = 50
 
 
+class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When old tunnel keys may go: `grace_s` after everyone needs them no more, and for nodes that are not
+    alive no later than `away_s` after the rotation began.
+    """
+
+    grace_s: float = 180.0
+    away_s: float = 86_400.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration file; paths are absolute.
 
@@ -99,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: dict[str, str] = {}
     datapath: DatapathSettings = DatapathSettings()
     probe: ProbeSettings = ProbeSettings()
+    rotation: RotationSettings = RotationSettings()
     wireguard: WireGuardKind = WireGuardKind.AUTO
     pods: PodPair = PodPair.AUTO
     world: WorldMode = WorldMode.OFF

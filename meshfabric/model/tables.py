@@ -16,6 +16,7 @@ FIRST_NODE = 4096
 PLACES = 8192
 WORLD = PLACES - 1
 MAX_PATHS = 8
+LAST_PATH = MAX_PATHS - 1
 MAX_PREFIXES = 8
 MAX_EXPOSED = 8
 NOWHERE = 0
@@ -23,7 +24,7 @@ NOWHERE = 0
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
-NODE = struct.Struct(f"=I{MAX_PATHS}H{MAX_PATHS}I")
+NODE = struct.Struct(f"=HH{MAX_PATHS}H{MAX_PATHS}I")
 PATH = struct.Struct("=QQQQQIIIIII")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IBB2x")
@@ -165,21 +166,24 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(paths: list[tuple[int, int]]) -> bytes:
-    """Value of `nodes`: WireGuard devices by ifindex, the preferred one first, at most MAX_PATHS.
+def node_value(paths: list[tuple[int, int]], *, backwards: bool = False) -> bytes:
+    """Value of `nodes`: WireGuard devices by position, at most MAX_PATHS, (0, 0) where there is none.
+
 
     Beside each is the largest IP packet for the node that fits there, in bytes; 0 lets every one pass.
+    The preferred one comes first, or with `backwards` last.
     """
     used = paths[:MAX_PATHS]
-    spare = [0] * (MAX_PATHS - len(used))
-    ifindexes, mtus = [index for index, _ in used], [mtu for _, mtu in used]
-    return NODE.pack(len(used), *mtus, *spare, *ifindexes, *spare)
+    padded = used + [(0, 0)] * (MAX_PATHS - len(used))
+    ifindexes, mtus = zip(*padded, strict=True)
+    return NODE.pack(sum(map(bool, ifindexes)), LAST_PATH if backwards else 0, *mtus, *ifindexes)
 
 
 def read_node(value: bytes) -> list[tuple[int, int]]:
-    """What `node_value` was made of."""
-    used, *rest = NODE.unpack(value)
-    return list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))[:used]
+    """Devices and MTUs of a value of `nodes`, the preferred one first."""
+    _, first, *rest = NODE.unpack(value)
+    paths = list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))
+    return [path for path in (paths[::-1] if first else paths) if path[0]]
 
 
 def policy_key(

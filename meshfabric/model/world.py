@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 from meshfabric.model.addresses import Address, Network
 from meshfabric.model.errors import PermanentError
+from meshfabric.model.keyring import FIRST, Keyring
 from meshfabric.model.labels import Labels, forget_labels
 from meshfabric.model.networks import Networks, network_labels
-from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, Uplink, Workload
+from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, RotationRecord, Uplink, Workload
 from meshfabric.model.policy import Policy, networks_of
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
@@ -44,6 +45,8 @@ class Kind(Enum):
     WORKLOAD = "workloads"  # workload name: Workload
     LINK = "links"  # device name: Link
     KEY = "keys"  # tunnel device: public key
+    KEYRING = "keyring"  # key "": Keyring, of this node
+    ROTATION = "rotation"  # key "": RotationRecord
     CARRIED = "carried"  # tunnel device, node name: bytes of the largest packet, where uplinks promise more
 
 
@@ -129,6 +132,8 @@ class World:
         self.workloads: dict[str, Workload] = {}
         self.links: dict[str, Link] = {}
         self.keys: dict[str, str] = {}
+        self.keyring: dict[str, Keyring] = {}
+        self.rotation: dict[str, RotationRecord] = {}
         self.carried: dict[tuple[str, str], int] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round
@@ -148,6 +153,11 @@ class World:
     def node(self) -> str:
         """This node's name."""
         return self.settings.node
+
+    @property
+    def own_keys(self) -> Keyring:
+        """The generations of this node's tunnel keys."""
+        return self.keyring.get("", FIRST)
 
     @property
     def numbers_given(self) -> tuple[int, ...]:

@@ -10,11 +10,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from meshfabric.compiler.cells import BASELINE
-from meshfabric.compiler.paths import Pair, pairs, path_mtu
+from meshfabric.compiler.paths import Pair, joined, path_mtu, tunnel_devices
 from meshfabric.compiler.policies import concerned
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import format_labels, format_selector
-from meshfabric.model.names import tunnel_device
 from meshfabric.model.node import NodeRecord, Uplink
 from meshfabric.model.policy import Action, Policy, Rule, format_expiry, format_rule, format_tier
 from meshfabric.model.tables import DROPS, PathState, Reason
@@ -31,6 +30,7 @@ class PathSeen(NamedTuple):
     node: str
     pair: Pair
     device: str
+    generation: int
     state: PathState
     health: str
     active: bool
@@ -81,6 +81,7 @@ def endpoint_rows(world: World) -> list[Row]:
             "local": endpoint.node == world.node,
         }
         for address, endpoint in world.endpoints.items()
+        if endpoint.node not in world.revoked
     ]
     return sorted(rows, key=lambda row: (row["node"], row["workload"], row["address"]))
 
@@ -100,6 +101,7 @@ def _path_row(world: World, path: PathSeen) -> Row:
         "remote": remote.name,
         "segment": uplink.segment,
         "endpoint": path.pair.destination,
+        "generation": path.generation,
         "state": path.health,
         "active": path.active,
         "mtu": path_mtu(world, path.device, path.node),
@@ -110,6 +112,42 @@ def _path_row(world: World, path: PathSeen) -> Row:
         "handshake_s": path.handshake_s,
         "rx_bytes": path.rx_bytes,
         "tx_bytes": path.tx_bytes,
+    }
+
+
+def key_rows(world: World, made_s: Mapping[str, float], now_s: float) -> list[Row]:
+    """One row a key of this node's tunnels; `made_s` by device, in Unix time."""
+    return [
+        _key_row(world, generation, local, remote, device, peers.get(device, []), now_s - made_s[device])
+        for generation in world.own_keys.generations
+        for peers in (_peers_by_device(world, generation),)
+        for local, remote, device in tunnel_devices(world, generation)
+        if device in world.keys and device in made_s
+    ]
+
+
+def _peers_by_device(world: World, generation: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(world.nodes):
+        for end in joined(world, name, generation):
+            found.setdefault(end.device, []).append(name)
+    return found
+
+
+def _key_row(
+    world: World, generation: int, local: int, remote: int, device: str, peers: list[str], age_s: float
+) -> Row:
+    return {
+        "device": device,
+        "local": world.settings.uplinks[local].name,
+        "remote": remote,
+        "generation": generation,
+        "epoch": world.own_keys.epochs[generation],
+        "taken": generation == world.own_keys.taken,
+        "age_s": max(int(age_s), 0),
+        "peers": peers,
+        "moved": [name for name in peers if world.nodes[name].keyring.taken == generation],
+        "public_key": world.keys[device],
     }
 
 
@@ -174,9 +212,3 @@ def drop_rows(counters: Mapping[Reason, tuple[int, int]]) -> list[Row]:
         }
         for reason in DROPS
     ]
-
-
-def tunnel_names(world: World, node: str) -> list[tuple[Pair, str]]:
-    """The tunnels to a node with their devices, the preferred one first."""
-    prefix = world.settings.datapath.prefix
-    return [(pair, tunnel_device(prefix, pair.local, pair.remote)) for pair in pairs(world, node)]

@@ -23,6 +23,7 @@ from meshfabric.model.addresses import (
     prefix_of,
 )
 from meshfabric.model.errors import InputError
+from meshfabric.model.keyring import GENERATIONS, MAX_EPOCH, Keyring, generation_of
 from meshfabric.model.labels import MAX_LABELS, check_labels
 from meshfabric.model.names import WORKLOAD, check_name
 from meshfabric.model.networks import lies_in
@@ -35,6 +36,7 @@ from meshfabric.model.node import (
     FabricRecord,
     GrantRecord,
     NodeRecord,
+    RotationRecord,
     Tunnel,
     Uplink,
 )
@@ -59,9 +61,11 @@ LONGEST_FIRST_BLOCK = {4: 30, 6: 126}
 """The first block of a family has room for the network, the node and one workload."""
 LEAST_UPLINK_MTU, GREATEST_UPLINK_MTU = 1280, 65535  # RFC 8200, 5; the length field of IPv4
 MAX_COST = 1_000_000
-MAX_EPOCH = (1 << 63) - 1
+MAX_MOVES = (1 << 63) - 1
 MAX_AGENT_CHARACTERS = 64
 KEY_BYTES = 32  # Curve25519
+ROTATE_EVERY_S = (3600, 10 * 365 * 86_400)
+"""A rotation should long be over when the next one begins."""
 
 
 class _Head(msgspec.Struct):
@@ -75,6 +79,7 @@ _DECODERS: dict[RecordKind, Any] = {
     RecordKind.GRANT: msgspec.json.Decoder(GrantRecord),
     RecordKind.POLICY: msgspec.json.Decoder(PolicyText),
     RecordKind.NODE: msgspec.json.Decoder(NodeRecord),
+    RecordKind.ROTATION: msgspec.json.Decoder(RotationRecord),
     RecordKind.ENDPOINT: msgspec.json.Decoder(EndpointRecord),
 }
 
@@ -215,17 +220,46 @@ def read_node(name: str, record: NodeRecord) -> NodeRecord:
     _check_unlike("uplinks", "names", [uplink.name for uplink in record.uplinks])
     for i, uplink in enumerate(record.uplinks):
         _check_uplink(uplink, f"uplinks[{i}]")
-    _check_unlike("tunnels", "pairs", [(tunnel.local, tunnel.remote) for tunnel in record.tunnels])
-    _check_unlike("tunnels", "ports", [tunnel.port for tunnel in record.tunnels])
-    for i, tunnel in enumerate(record.tunnels):
-        _check_tunnel(tunnel, f"tunnels[{i}]")
-    _check_unlike("tunnels", "keys", [tunnel.public_key for tunnel in record.tunnels])
+    _check_keyring(record.keyring)
+    for generation, name in enumerate(("tunnels", "odd_tunnels")):
+        _check_tunnels(record.tunnels_of(generation), name)
+    both = (*record.tunnels, *record.odd_tunnels)
+    _check_unlike("tunnels", "ports", [tunnel.port for tunnel in both])
+    _check_unlike("tunnels", "keys", [tunnel.public_key for tunnel in both])
+    return record
+
+
+def read_rotation(record: RotationRecord) -> RotationRecord:
+    """The record itself, after a look at its numbers."""
+    _check_range(record.epoch, 0, MAX_EPOCH, "epoch", "")
+    _check_range(record.since_s, 0, MAX_EPOCH, "since_s", "")
+    if record.every_s:
+        _check_range(record.every_s, *ROTATE_EVERY_S, "every_s", "")
     return record
 
 
 def tunnel_keys(record: NodeRecord) -> list[bytes]:
     """The public keys of a checked node record, 32 bytes each."""
-    return [b64decode(tunnel.public_key) for tunnel in record.tunnels]
+    return [b64decode(tunnel.public_key) for tunnel in (*record.tunnels, *record.odd_tunnels)]
+
+
+def _check_keyring(keyring: Keyring) -> None:
+    for generation, epoch in enumerate(keyring.epochs):
+        if epoch is not None:
+            _check_range(epoch, 0, MAX_EPOCH, "epoch", f"keyring.epochs[{generation}]")
+            if generation_of(epoch) != generation:
+                raise InputError(f"epoch {epoch} is of the other generation", place="keyring.epochs")
+    for place in ("preferred", "taken"):
+        generation = getattr(keyring, place)
+        _check_range(generation, 0, GENERATIONS - 1, "generation", f"keyring.{place}")
+        if keyring.generations and generation not in keyring.generations:
+            raise InputError(f"generation {generation}, but no keys of it", place=f"keyring.{place}")
+
+
+def _check_tunnels(tunnels: tuple[Tunnel, ...], place: str) -> None:
+    _check_unlike(place, "pairs", [(tunnel.local, tunnel.remote) for tunnel in tunnels])
+    for i, tunnel in enumerate(tunnels):
+        _check_tunnel(tunnel, f"{place}[{i}]")
 
 
 def _check_uplink(uplink: Uplink, place: str) -> None:
@@ -269,7 +303,7 @@ def read_endpoint(record: EndpointRecord) -> EndpointRecord:
         raise InputError(f"workload {record.workload!r} is no valid name")
     if record.kind not in KINDS:
         raise InputError(f"unknown kind {record.kind!r}", remedy=f"one of {', '.join(KINDS)}")
-    _check_range(record.epoch, 0, MAX_EPOCH, "epoch", "")
+    _check_range(record.epoch, 0, MAX_MOVES, "epoch", "")
     if record.handoff_to:
         check_name(record.handoff_to, "node", "handoff_to")
     if len(record.labels) > MAX_LABELS:
@@ -283,6 +317,7 @@ _READERS: Mapping[RecordKind, Any] = {
     RecordKind.GRANT: lambda _, record: read_grant(record),
     RecordKind.POLICY: read_policy,
     RecordKind.NODE: read_node,
+    RecordKind.ROTATION: lambda _, record: read_rotation(record),
     RecordKind.ENDPOINT: lambda _, record: read_endpoint(record),
 }
 

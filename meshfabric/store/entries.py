@@ -25,6 +25,7 @@ ORDER = (
     RecordKind.GRANT,
     RecordKind.NODE,
     RecordKind.POLICY,
+    RecordKind.ROTATION,
 )
 BY_CONFIG = (RecordKind.ALLOCATION, RecordKind.GRANT, RecordKind.NODE)
 

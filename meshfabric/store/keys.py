@@ -5,6 +5,7 @@
                                   grants/<node>
                                   policies/<name>
                                   revoked/<node>
+                                  rotation
                                   nodes/<node>                  written by that node
                                   nodes/<node>/alive            (on its lease)
                                   endpoints/<node>/<address>
@@ -35,11 +36,14 @@ class RecordKind(Enum):
     GRANT = "grants"
     REVOKED = "revoked"
     POLICY = "policies"
+    ROTATION = "rotation"
     NODE = "nodes"
     ALIVE = "nodes/alive"
     ENDPOINT = "endpoints"
 
 
+SINGLE = (RecordKind.CONFIG, RecordKind.ROTATION)
+"""Keys that are a folder's name and no more: there is one of each."""
 NAMED = {
     kind.value: kind
     for kind in (
@@ -84,13 +88,18 @@ def listing_ranges(fabric: str) -> tuple[str, ...]:
     order makes nothing wait; any other order ends in the same world.
     """
     state = state_prefix(fabric)
-    order = ("config", "allocations/", "grants/", "revoked/", "policies/", "nodes/", "endpoints/")
+    order = ("config", "rotation", "allocations/", "grants/", "revoked/", "policies/", "nodes/", "endpoints/")
     return tuple(state + folder for folder in order)
 
 
 def config_key(fabric: str) -> str:
     """The key of what the fabric is."""
     return full_key(fabric, Located(RecordKind.CONFIG))
+
+
+def rotation_key(fabric: str) -> str:
+    """The key of the epoch that tunnel keys should be of."""
+    return full_key(fabric, Located(RecordKind.ROTATION))
 
 
 def allocation_key(fabric: str, node: str) -> str:
@@ -130,7 +139,7 @@ def endpoint_key(fabric: str, node: str, address: Address) -> str:
 
 def full_key(fabric: str, located: Located) -> str:
     """The key that parses to `located`; raises `InputError` for a bad name."""
-    if located.kind is not RecordKind.CONFIG:
+    if located.kind not in SINGLE:
         check_name(located.name, "policy" if located.kind is RecordKind.POLICY else "node")
     return state_prefix(fabric) + path_of(located)
 
@@ -155,8 +164,8 @@ def parse_key(fabric: str, key: bytes | str) -> Located | Refusal:
     if not text.startswith(head):
         return Refusal(f"the key is not below {head}")
     folder, *names = text[len(head) :].split("/")
-    if folder == RecordKind.CONFIG.value and not names:
-        return Located(RecordKind.CONFIG)
+    if not names and folder in {kind.value for kind in SINGLE}:
+        return Located(RecordKind(folder))
     if not names or not NAME.fullmatch(names[0]):
         return Refusal("the key holds no valid name")
     return _below(folder, names)

@@ -37,6 +37,7 @@ EVENTS = {
     RecordKind.NODE: Kind.NODE,
     RecordKind.ALIVE: Kind.ALIVE,
     RecordKind.POLICY: Kind.POLICY,
+    RecordKind.ROTATION: Kind.ROTATION,
     RecordKind.ENDPOINT: Kind.ENDPOINT,
 }
 """What the world hears of (not of grants), in the order in which it does; removals go backwards."""

@@ -19,6 +19,7 @@ STATUS: dict[str, Any] = {
     "wireguard": "userspace 0.0.20231211",
     "attach": "tcx",
     "mtu": 1380,
+    "keys": {"epoch": 4, "due": 5, "under_way": True, "waiting_for": ["edge-3"]},
     "refused": [
         {
             "key": "endpoints/edge-3/10.88.9.9",
@@ -112,6 +113,7 @@ PATHS: list[dict[str, Any]] = [
         "remote": "up0",
         "segment": "red",
         "endpoint": "192.0.2.2:51820",
+        "generation": 0,
         "state": "up",
         "active": True,
         "mtu": 1380,
@@ -130,6 +132,7 @@ PATHS: list[dict[str, Any]] = [
         "remote": "up1",
         "segment": "blue",
         "endpoint": "[2001:db8:100::2]:51829",
+        "generation": 0,
         "state": "down",
         "active": False,
         "mtu": 1280,
@@ -148,6 +151,7 @@ PATHS: list[dict[str, Any]] = [
         "remote": "up0",
         "segment": "red",
         "endpoint": "192.0.2.3:51820",
+        "generation": 0,
         "state": "new",
         "active": True,
         "mtu": 1380,
@@ -158,6 +162,33 @@ PATHS: list[dict[str, Any]] = [
         "handshake_s": None,
         "rx_bytes": 0,
         "tx_bytes": 2960,
+    },
+]
+
+KEYS: list[dict[str, Any]] = [
+    {
+        "device": "mfwg00",
+        "local": "up0",
+        "remote": 0,
+        "generation": 0,
+        "epoch": 4,
+        "taken": True,
+        "age_s": 2_592_061,
+        "peers": ["edge-3", "hypervisor-frankfurt-07"],
+        "moved": ["edge-3"],
+        "public_key": "kUyrLDeGArCpfYIjCW1pTk0nGUuKMUnjuPDhVgh1eWc=",
+    },
+    {
+        "device": "mfwg00b",
+        "local": "up0",
+        "remote": 0,
+        "generation": 1,
+        "epoch": 5,
+        "taken": False,
+        "age_s": 41,
+        "peers": ["hypervisor-frankfurt-07"],
+        "moved": ["hypervisor-frankfurt-07"],
+        "public_key": "o9UTkn7NNXePGUGxy8cF9rYJJTNfF4hLhFgrn6BVqXE=",
     },
 ]
 
@@ -320,6 +351,7 @@ ANSWERS: dict[Any, Any] = {
     "nodes": NODES,
     "endpoints": ENDPOINTS,
     "paths": PATHS,
+    "keys": KEYS,
     "policies": POLICIES,
     "audits": AUDITS,
     "drops": DROPS,

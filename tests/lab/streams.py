@@ -15,21 +15,25 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from meshfabric.kernel import netns
 from meshfabric.lab import build
 from meshfabric.lab.state import Lab
 from meshfabric.lab.underlay import ip, shown_by
+from meshfabric.model.errors import MeshfabricError
 from tests.lab.places import SO_RCVBUFFORCE, family_of, namespace
 from tests.lab.whole import address, names
 from tests.patience import DEADLINE_S
 
 TICK_S = 0.001
 PIECE_TICKS, PIECE_BYTES = 5, 2000
-DATAGRAM = struct.Struct("!Q")
+DATAGRAM = struct.Struct("!QQ")
+ALL_ONES = (1 << 64) - 1
 BUFFER_BYTES = 4 << 20
 QUEUE = 50_000  # packets; the kernel's own 500 are half a second of one flow
+DEEPEN_EVERY_S = 0.05
+PROBES = 10  # that a tunnel may have carried before its queue is changed
 LAST_ARRIVALS_S = DEADLINE_S
 OVERTAKEN_S = 1.0  # for those that others overtook on another path
 SILENT = 100  # datagrams in a row that did not arrive: nothing passes
@@ -48,6 +52,15 @@ class Flow(NamedTuple):
     sink: str
     family: int = 4
     protocol: str = "udp"
+
+
+def written(number: int) -> bytes:
+    """A datagram: its number, and the complement, so that all of a flow have the same checksum.
+
+    wireguard-go 20231211 writes a sum of zero as it is, and not as all ones (RFC 768), and IPv6 takes no
+    such datagram (RFC 8200, 8.1): of those that are merely counted one in 65536 would be lost.
+    """
+    return DATAGRAM.pack(number, number ^ ALL_ONES)
 
 
 class Datagrams:
@@ -99,6 +112,11 @@ class Datagrams:
         """Whether something arrived that was sent a moment ago."""
         return self._newest >= 0 and time.monotonic() - self._sent_at[self._newest] < within_s
 
+    @property
+    def last_heard_s(self) -> float:
+        """When the newest datagram that arrived was sent, by the monotonic clock."""
+        return self._sent_at[self._newest]
+
     def is_silent(self) -> bool:
         """Whether nothing of what was sent of late has arrived, in the sender's time."""
         return self.sent - self._newest > SILENT
@@ -109,7 +127,7 @@ class Datagrams:
 
     def say(self, tick: int) -> None:
         try:
-            self._near.send(DATAGRAM.pack(self.sent))
+            self._near.send(written(self.sent))
         except OSError as error:  # one that came back, or a full queue: it is lost
             self._unsent[self.sent] = str(error)
         self._sent_at.append(time.monotonic())
@@ -117,7 +135,7 @@ class Datagrams:
     def hear(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                (number,) = DATAGRAM.unpack(self._far.recv(DATAGRAM.size))
+                number, _ = DATAGRAM.unpack(self._far.recv(DATAGRAM.size))
                 self._heard.add(number)
                 self._newest = max(self._newest, number)
 
@@ -217,6 +235,7 @@ class Streams:
 
     def __init__(self, lab: Lab, flows: tuple[Flow, ...]) -> None:
         self._all: list[Datagrams | Bytes] = []
+        self.began_s = 0.0  # Unix time
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
         for number, flow in enumerate(flows):
@@ -251,6 +270,7 @@ class Streams:
         assert not wrong, "\n".join(wrong)
 
     def start(self) -> None:
+        self.began_s = time.time()
         self._thread.start()
 
     def stop(self) -> None:
@@ -297,10 +317,35 @@ def flowing(lab: Lab, *flows: Flow) -> Iterator[Streams]:
         streams.close()
 
 
-def deepen_queues(lab: Lab) -> None:
-    """Let nothing be lost because a process that carries packets stands still for a while."""
+def deepen_queues(lab: Lab, most_sent: int | None = None) -> None:
+    """Let nothing be lost because a process that carries packets stands still for a while.
+
+    Only of devices that have sent `most_sent` packets at most: the change loses what is just being sent.
+    """
     guests = [f"{one.node}/{one.name}" for one in lab.topology.workloads if one.kind == "vm"]
     for where in (*names(lab), *guests):
         holder = build.target(lab, where)
-        found = shown_by(holder, ["ip", "-j", "link", "show", "type", "tun"])
-        ip(holder, [f"link set {row['ifname']} txqueuelen {QUEUE}" for row in found if "ifname" in row])
+        found: list[Any] = [*shown_by(holder, ["ip", "-j", "-s", "link", "show", "type", "tun"])]
+        shallow = [row for row in found if row and row["txqlen"] != QUEUE]
+        if most_sent is not None:
+            shallow = [row for row in shallow if row["stats64"]["tx"]["packets"] <= most_sent]
+        ip(holder, [f"link set {row['ifname']} txqueuelen {QUEUE}" for row in shallow])
+
+
+@contextlib.contextmanager
+def deepening(lab: Lab) -> Iterator[None]:
+    """The same for tunnels that come while the context lasts, before they carry traffic."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(DEEPEN_EVERY_S):
+            with contextlib.suppress(MeshfabricError):  # a device went while it was looked at
+                deepen_queues(lab, PROBES)
+
+    watcher = threading.Thread(target=watch, name="deepening", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

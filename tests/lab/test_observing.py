@@ -19,7 +19,7 @@ pytestmark = requires("capabilities")
 
 GAUGES = (
     *("store_connected", "store_revision", "records_refused", "removal_held", "tables_failing"),
-    *("nodes_known", "nodes_alive", "endpoints", "workloads", "plan_entries"),
+    *("nodes_known", "nodes_alive", "endpoints", "workloads", "plan_entries", "key_epoch", "key_rotation"),
     *("path_up", "path_active", "path_rtt_seconds"),
 )
 COUNTERS = (

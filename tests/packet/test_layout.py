@@ -52,8 +52,13 @@ PACKED = {
         },
     ),
     "node": (
-        tables.node_value([(8, 1380), (9, 1300)]),
-        {"n_paths": (2, 4), "mtu": (1300 << 16 | 1380, 4), "ifindex": (9 << 32 | 8, 8)},
+        tables.node_value([(8, 1380), (9, 1300)], backwards=True),
+        {
+            "n_paths": (2, 2),
+            "first": (tables.LAST_PATH, 2),
+            "mtu": (1300 << 16 | 1380, 4),
+            "ifindex": (9 << 32 | 8, 8),
+        },
     ),
     "policy_key": (
         tables.policy_key(1, 2, Direction.INGRESS, 6, 443, 16),

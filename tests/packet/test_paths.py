@@ -1,5 +1,6 @@
 """Which tunnel a packet for another node takes: the first of the agent's order that works."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from scapy.layers.inet import TCP
 
 from meshfabric.kernel import loader
 from meshfabric.kernel.bpf import SkbContext
-from meshfabric.model.tables import FIRST_NODE, PATH, Reason, node_value, number
+from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PATH, Reason, node_value, number
 from tests.packet.arena import Arena, compile_extra
 from tests.packet.frames import V4, V6, frame, ip, udp
 from tests.packet.rig import Rig, Scene
@@ -99,13 +100,58 @@ def test_the_agents_order_counts(scene: Scene, chosen: Chosen) -> None:
 
 
 def test_only_tunnels_in_use_are_considered(scene: Scene, chosen: Chosen) -> None:
-    """Whatever stands behind the last one, and however well it is."""
+    """Whatever is known of a position where no tunnel is any more."""
     _write(scene.rig, 0, "mfwg00", SILENT)
     _write(scene.rig, 1, "mfwg01", UP)
-    value = bytearray(node_value([(scene.rig.ifindex[name], 0) for name in ("mfwg00", "mfwg01")]))
-    value[:4] = number(1)
-    with scene.rig.overwritten("nodes", number(FAR - FIRST_NODE), bytes(value)):
+    with positions(scene.rig, {0: "mfwg00"}):
         assert chosen(FAR) == "mfwg00"
+
+
+LAST = MAX_PATHS - 1
+OLD, NEW = "mfwg00", "mfwg01"
+ROTATED: dict[str, tuple[State, State, str]] = {
+    "the new one was never heard": (UP, NEVER_HEARD, OLD),
+    "the new one works": (UP, UP, NEW),
+    "the new one fell silent": (UP, SILENT, OLD),
+    "both fell silent": (SILENT, SILENT, NEW),
+}
+
+
+@pytest.mark.parametrize("name", ROTATED)
+@pytest.mark.parametrize("old_at", [0, LAST], ids=["to odd keys", "to even keys"])
+def test_tunnels_with_new_keys_are_taken_as_soon_as_they_work(
+    scene: Scene, chosen: Chosen, name: str, old_at: int
+) -> None:
+    """They fill the positions from the other end, so that what is known of the old ones stays."""
+    old, new, wanted = ROTATED[name]
+    new_at = LAST - old_at
+    _write(scene.rig, old_at, OLD, old)
+    _write(scene.rig, new_at, NEW, new)
+    with positions(scene.rig, {old_at: OLD, new_at: NEW}, backwards=bool(new_at)):
+        assert chosen(FAR) == wanted
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_free_position_is_passed_over(scene: Scene, chosen: Chosen, backwards: bool) -> None:
+    """Also one whose state says that the path over no device at all is well."""
+    scene.rig.set_path(FAR, LAST if backwards else 0, PATH.pack(0, 0, 0, 0, 0, 0, 0, UP.streak, 0, 0, 0))
+    _write(scene.rig, 4, "mfwg01", NEVER_HEARD)
+    with positions(scene.rig, {3: "mfwg00", 4: "mfwg01"}, backwards=backwards):
+        assert chosen(FAR) == ("mfwg01" if backwards else "mfwg00")
+        _write(scene.rig, 3, "mfwg00", UP)
+        assert chosen(FAR) == "mfwg00"
+
+
+@contextlib.contextmanager
+def positions(
+    rig: Rig, devices: dict[int, str], mtus: dict[int, int] | None = None, *, backwards: bool = False
+) -> Iterator[None]:
+    """The tunnels to the far node, each at its position, and what fits there."""
+    ifindexes = {at: rig.ifindex[device] for at, device in devices.items()}
+    paths = [(ifindexes.get(at, 0), (mtus or {}).get(at, 0)) for at in range(MAX_PATHS)]
+    value = node_value(paths, backwards=backwards)
+    with rig.overwritten("nodes", number(FAR - FIRST_NODE), value):
+        yield
 
 
 def test_a_node_without_tunnels(scene: Scene, chosen: Chosen) -> None:
@@ -153,6 +199,20 @@ def unlike(scene: Scene) -> Scene:
 
     scene.change(narrow)
     return scene
+
+
+@pytest.mark.parametrize("new_at", [0, LAST])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_packet_has_to_fit_the_tunnel_with_new_keys(scene: Scene, name: str, new_at: int) -> None:
+    new, old, mtu = SIZES[name]
+    old_at = LAST - new_at
+    _write(scene.rig, new_at, NEW, new)
+    _write(scene.rig, old_at, OLD, old)
+    mtus = {new_at: PREFERRED_MTU, old_at: OTHER_MTU}
+    with positions(scene.rig, {new_at: NEW, old_at: OLD}, mtus, backwards=bool(new_at)):
+        for length, reason in ((mtu, Reason.FORWARDED_TO_NODE), (mtu + 1, Reason.TOO_BIG)):
+            data = udp("alpha", "far", 53, length - 28, family=V4)
+            assert scene.rig.run("from_workload", frame(data), "mfp1").reason == reason
 
 
 @pytest.mark.parametrize("family", [V4, V6])

@@ -105,17 +105,19 @@ def test_as_many_prefixes_as_there_may_be(scene: Scene) -> None:
 @pytest.mark.parametrize("device", ["up0", "up1"])
 @pytest.mark.parametrize("remote", [0, 7])
 @pytest.mark.parametrize("local", [0, 1, 2, 7])
+@pytest.mark.parametrize("generation", [0, 1])
 def test_a_tunnel_belongs_to_one_uplink(
-    scene: Scene, family: int, device: str, local: int, remote: int
+    scene: Scene, family: int, device: str, generation: int, local: int, remote: int
 ) -> None:
-    run = scene.rig.run("from_uplink", _encrypted(family, PORT_BASE + local * SLOTS + remote), device)
+    port = PORT_BASE + (generation * SLOTS + local) * SLOTS + remote
+    run = scene.rig.run("from_uplink", _encrypted(family, port), device)
     if device == f"up{local}":
         assert (run.action, run.counted) == (NEXT, {})
     else:
         assert (run.action, run.reason) == (SHOT, Reason.WRONG_UPLINK)
 
 
-@pytest.mark.parametrize("port", [PORT_BASE - 1, PORT_BASE + SLOTS * SLOTS, 53, 65535, 0])
+@pytest.mark.parametrize("port", [PORT_BASE - 1, PORT_BASE + 2 * SLOTS * SLOTS, 53, 65535, 0])
 def test_other_ports_are_none_of_ours(scene: Scene, port: int) -> None:
     assert scene.rig.run("from_uplink", _encrypted(V4, port), "up1").counted == {}
 

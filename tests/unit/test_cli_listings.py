@@ -24,6 +24,8 @@ SHOWN = (
     "endpoint list",
     "path list",
     "path show edge-3",
+    "key list",
+    "key show mfwg00b",
     "policy list",
     "policy audit",
     "policy diff --delete ghost",
@@ -63,7 +65,9 @@ def test_every_golden_file_belongs_to_a_case() -> None:
     assert {golden(*case) for case in CASES} == set(GOLDEN.iterdir())
 
 
-@pytest.mark.parametrize("shown", ["node list", "endpoint list", "path list", "policy list", "drop list"])
+@pytest.mark.parametrize(
+    "shown", ["node list", "endpoint list", "path list", "key list", "policy list", "drop list"]
+)
 def test_nothing_to_list(tmp_path: Path, shown: str) -> None:
     nothing: dict[str, list[object]] = {subject: [] for subject in ANSWERS}
     with answering(tmp_path / "agent.sock", nothing):

@@ -23,6 +23,7 @@ def test_the_keys_of_listings_are_those_of_the_rows() -> None:
         "node": "nodes",
         "endpoint": "endpoints",
         "path": "paths",
+        "key": "keys",
         "policy": "policies",
         "policy audit": "audits",
         "drop": "drops",

@@ -12,6 +12,7 @@ from meshfabric.store.keys import Located, RecordKind, Refusal, full_key, parse_
 ADDRESS = parse_address("10.1.0.7")
 BUILT = {
     keys.config_key("lab"): Located(RecordKind.CONFIG),
+    keys.rotation_key("lab"): Located(RecordKind.ROTATION),
     keys.allocation_key("lab", "a"): Located(RecordKind.ALLOCATION, "a"),
     keys.grant_key("lab", "a"): Located(RecordKind.GRANT, "a"),
     keys.policy_key("lab", "web-to-db"): Located(RecordKind.POLICY, "web-to-db"),
@@ -35,7 +36,7 @@ def test_what_was_built_parses(key: str, located: Located) -> None:
 def test_every_key_parses_to_itself(kind: RecordKind, name: str, address: bytes) -> None:
     located = Located(
         kind,
-        "" if kind is RecordKind.CONFIG else name,
+        "" if kind in keys.SINGLE else name,
         address if kind is RecordKind.ENDPOINT else b"",
     )
     assert parse_key("lab", full_key("lab", located)) == located
