@@ -9,7 +9,7 @@ import pytest
 from meshfabric.lab import build
 from meshfabric.lab.state import Lab
 from meshfabric.model.addresses import host_prefix, parse_address
-from meshfabric.model.tables import address_key, address_value, number
+from meshfabric.model.tables import address_key, address_value, number, uplink_value
 from tests.features import requires
 from tests.lab.kernel import devices, hanging, opened_map, pins, take_off
 from tests.lab.places import SILENCE_S, ping
@@ -200,7 +200,7 @@ def test_a_record_of_the_node_that_was_changed(fabric: Lab, value: bytes | None)
 
 def test_what_is_repaired_is_written_as_people_read_it(fabric: Lab) -> None:
     with repaired(fabric, "uplinks"), opened_map(fabric, NODE, "uplinks") as uplinks:
-        uplinks.update(number(5), number(77))
+        uplinks.update(number(5), uplink_value(77))
     line = next(line for line in reversed(log_of(fabric, NODE)) if line["message"] == "drift repaired")
     assert (line["level"], line["key"], line["found"], line["wanted"]) == (
         "warning",
