@@ -10,7 +10,8 @@
 
 const volatile __u16 wg_port_base = 51820; /* UDP port of uplink 0 towards slot 0 */
 const volatile __u64 probe_interval_ns = 50 * 1000 * 1000;
-const volatile __u64 probe_grace_ns = 10 * 1000 * 1000; /* scheduling noise at both ends */
+const volatile __u64 probe_grace_ns = 5 * 1000 * 1000; /* scheduling noise at both ends */
+const volatile __u64 probe_idle_ns = 1000 * 1000 * 1000; /* from probe to probe where there is no traffic */
 const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
 
 /* Of 169.254.1.1 and fe80::6d66, on every device; locally administered (IEEE 802, 8.2). */

@@ -9,8 +9,8 @@
 
 #include <linux/if_packet.h>
 #include "complaint.h"
+#include "demand.h"
 #include "mss.h"
-#include "path.h"
 
 /* The length of each packet that a GSO packet will become, without link header. */
 static __noinline __u32 segment_length(struct __sk_buff *skb, const struct packet *p, __u32 l3)
@@ -107,6 +107,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 		return complain(skb, p, NO_HOP_LEFT);
 	if (node->mtu && is_too_big(skb, p, ETH_HLEN, node->mtu))
 		return complain(skb, p, node->mtu);
+	note_traffic(skb, node_index);
 	return send_into_tunnel(skb, choose_path(node, node_index), skb->len - ETH_HLEN, FORWARDED_TO_NODE);
 }
 

@@ -35,6 +35,7 @@ from meshfabric.api.server import serving
 from meshfabric.config import read_settings
 from meshfabric.kernel import features, wireguard
 from meshfabric.kernel.attach import pod_pair
+from meshfabric.kernel.delays import Delays
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.loader import Datapath, load
 from meshfabric.kernel.maps import Generations, MapTables
@@ -44,13 +45,16 @@ from meshfabric.kernel.routing import Mtus, Routing
 from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
-from meshfabric.model.names import host_devices
+from meshfabric.model.names import host_devices, loop_devices
+from meshfabric.model.plan import Table
 from meshfabric.model.settings import Settings, WireGuardKind
+from meshfabric.model.tables import FABRIC_MARK
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
-from meshfabric.probe.health import GRACE_MS, NS_PER_MS
-from meshfabric.probe.prober import Prober
+from meshfabric.probe.health import NS_PER_MS, grace_ns
+from meshfabric.probe.prober import Probed, Prober
+from meshfabric.probe.starter import Starter
 from meshfabric.reconcile.loop import Loop
 from meshfabric.reconcile.target import Target
 from meshfabric.store.client import Etcd
@@ -60,7 +64,7 @@ from meshfabric.store.publish import Records
 from meshfabric.store.registry import Registry
 from meshfabric.store.settings import Settings as StoreSettings
 
-OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o")
+OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o", "token.bpf.o")
 OBJECTS_ENV = "MESHFABRIC_BPF"
 STATE_MODE = 0o700
 SCRAPE_TIMEOUT_S = 5.0
@@ -128,7 +132,9 @@ def load_datapath(settings: Settings) -> Datapath:
         {
             "wg_port_base": settings.datapath.port_base.to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
-            "probe_grace_ns": (GRACE_MS * NS_PER_MS).to_bytes(8, "little"),
+            "probe_grace_ns": grace_ns(settings.probe.interval_ms).to_bytes(8, "little"),
+            "probe_idle_ns": (settings.probe.idle_ms * NS_PER_MS).to_bytes(8, "little"),
+            "fabric_mark": FABRIC_MARK.to_bytes(4, "little"),
         },
     )
 
@@ -157,11 +163,14 @@ class Agent:
         self._workloads = Workloads(
             self._loop, self._netlink, self._events, lambda: self._memory.save_numbers()
         )
-        self._readings = Readings(self._loop, datapath.maps["paths"], datapath.maps["reasons"])
+        self._readings = Readings(self._loop, datapath.maps)
         self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
         self._prober = Prober(settings.probe.interval_ms)
+        self._starter = Starter(
+            settings.probe.idle_ms, self._loop_device, lambda: self._readings.token().ticks, self._tell_prober
+        )
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
@@ -200,6 +209,7 @@ class Agent:
             self._store.run(),
             self._links.run(),
             self._prober.run(),
+            self._starter.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
             keep_reporting(self._etcd, self._store, self._registry, self._loop),
@@ -216,6 +226,7 @@ class Agent:
             Routing(own_tables, outer, self._netlink),
             Mtus(lambda name: self._workloads.devices(name), self._netlink),
             Queues(self._events.note, self._netlink),
+            Delays(self._events.note, self._netlink),
             MapTables(datapath.maps, self._maps),
             upgrade.Replacing(
                 Programs(datapath.programs, self._pins / "links", self._netlink),
@@ -250,8 +261,24 @@ class Agent:
         return any(workload.device == device for workload in self._world.workloads.values())
 
     def _after_round(self) -> None:
-        self._prober.aim(self._readings.probe_targets)
+        self._prober.aim(self._probe_targets)
         self._round_done.set()
+
+    def _loop_device(self) -> str:
+        """Where the probes' token is begun, once the whole of its loop is in force."""
+        there = any(True for _ in self._loop.plan.entries(Table.LOOP)) and self._loop.in_force
+        return loop_devices(self._settings.datapath.prefix)[0] if there else ""
+
+    def _probe_targets(self) -> list[Probed]:
+        """What the agent itself has to probe: nothing where the kernel does."""
+        return [] if self._starter.works else self._readings.probe_targets()
+
+    def _tell_prober(self) -> None:
+        if self._starter.works:
+            self._events.note("probes by the kernel", "they go on without the agent")
+        else:
+            self._events.note("probes by the agent", "the token of the kernel's own does not come round")
+        self._prober.aim(self._probe_targets)
 
     async def _keep_host(self) -> None:
         """The host becomes a workload when its blocks are known, and moves with them.

@@ -6,7 +6,7 @@ policy subject 256 peer 300 ingress tcp/8000-8007 -> allow at 1000
 
 from collections.abc import Callable
 
-from meshfabric.model.addresses import Prefix, format_prefix
+from meshfabric.model.addresses import Prefix, format_address, format_prefix
 from meshfabric.model.ports import MAX_PORT, Ports, format_ports
 from meshfabric.model.tables import (
     ADDRESS_KEY,
@@ -14,11 +14,13 @@ from meshfabric.model.tables import (
     FABRIC_HEAD,
     FABRIC_PREFIX,
     FIRST_NODE,
+    LOOP,
     NODE,
     NUMBER,
     POLICY_FIXED_BITS,
     POLICY_KEY,
     POLICY_VALUE,
+    PROBE_ENDS,
     PROTOCOL_BITS,
     WORKLOAD,
     Delivery,
@@ -48,6 +50,11 @@ def _node_key(key: bytes) -> str:
 def _node(value: bytes) -> str:
     used, mtu, *ifindexes = NODE.unpack(value)
     return f"mtu {mtu} ifindexes {' '.join(map(str, ifindexes[:used])) or 'none'}"
+
+
+def _probe(value: bytes) -> str:
+    source, destination = map(format_address, PROBE_ENDS.unpack(value))
+    return f"from {source} to {destination}"
 
 
 def _address_key(key: bytes) -> str:
@@ -97,6 +104,8 @@ _KEYS: dict[str, Callable[[bytes], str]] = {
     "fabric": _number,
     "uplinks": lambda key: f"slot {_number(key)}",
     "nodes": _node_key,
+    "probes": _node_key,
+    "loop": _number,
     "workloads": lambda key: f"place {_number(key)}",
     "devices": lambda key: f"ifindex {_number(key)}",
     "policy": _policy_key,
@@ -106,6 +115,8 @@ _VALUES: dict[str, Callable[[bytes], str]] = {
     "fabric": _fabric,
     "uplinks": lambda value: f"ifindex {_number(value)}",
     "nodes": _node,
+    "probes": _probe,
+    "loop": lambda value: "out ifindex {} in ifindex {}".format(*LOOP.unpack(value)),
     "workloads": _workload,
     "devices": lambda value: f"place {_number(value)}",
     "policy": _policy,

@@ -9,8 +9,9 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from meshfabric.model.addresses import Prefix, mask_of
+from meshfabric.model.addresses import Address, Prefix, mask_of
 
+FABRIC_MARK = 0x6D667061  # on a packet between two of the programs
 FIRST_NODE = 4096
 PLACES = 8192
 MAX_PATHS = 8
@@ -21,7 +22,10 @@ ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
 NODE = struct.Struct(f"=II{MAX_PATHS}I")
-PATH = struct.Struct("=QQQQQIIIII4x")
+PATH = struct.Struct("=QQQQQ6IQQQ7I12x")
+PROBE_ENDS = struct.Struct("=16s16s")
+LOOP = struct.Struct("=II")
+TOKEN = struct.Struct("=6Q5I8xI")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IB3x")
 FABRIC_HEAD = struct.Struct("=II")
@@ -94,16 +98,49 @@ FIRST_DROP = Reason.MALFORMED
 class PathState(NamedTuple):
     """One tunnel's state as the datapath keeps it (struct path); times in ns of the monotonic clock."""
 
-    unanswered_ns: int
-    sent_ns: int
-    heard_ns: int
-    sent: int
-    heard: int
-    rtt_us: int
-    rtt_peak_us: int
-    streak: int
-    flaps: int
-    ifindex: int
+    unanswered_ns: int = 0
+    traffic_ns: int = 0
+    sent_ns: int = 0
+    sent: int = 0
+    heard: int = 0
+    rtt_us: int = 0
+    rtt_peak_us: int = 0
+    streak: int = 0
+    flaps: int = 0
+    ifindex: int = 0
+    answered: int = 0
+    heard_ns: int = 0
+    transit_out_ns: int = 0
+    transit_back_ns: int = 0
+    jitter_out_ns: int = 0
+    jitter_back_ns: int = 0
+    lost_out: int = 0
+    lost_back: int = 0
+    heard_question: int = 0
+    heard_answer: int = 0
+    reflected: int = 0
+
+    @property
+    def open_probes(self) -> int:
+        """How many left since the last one that was answered."""
+        return (self.sent - self.answered) & 0xFFFFFFFF
+
+
+class TokenState(NamedTuple):
+    """What paces the probes, as the datapath keeps it (struct token)."""
+
+    ticked_ns: int
+    started_ns: int
+    swept_ns: int
+    ticks: int
+    starts: int
+    probes: int
+    generation: int
+    early: int
+    next_active: int
+    last_active: int
+    next_idle: int
+    strays: int
 
 
 def address_key(prefix: Prefix) -> bytes:
@@ -128,6 +165,16 @@ def node_value(ifindexes: list[int], mtu: int = 0) -> bytes:
     """
     padded = ifindexes[:MAX_PATHS] + [0] * (MAX_PATHS - len(ifindexes))
     return NODE.pack(min(len(ifindexes), MAX_PATHS), mtu, *padded)
+
+
+def probe_value(source: Address, destination: Address) -> bytes:
+    """Value of `probes`: both of one family."""
+    return PROBE_ENDS.pack(source, destination)
+
+
+def loop_value(out_ifindex: int, in_ifindex: int) -> bytes:
+    """The one value of `loop`."""
+    return LOOP.pack(out_ifindex, in_ifindex)
 
 
 def policy_key(
@@ -165,6 +212,16 @@ def number(value: int) -> bytes:
 def read_path(value: bytes) -> PathState:
     """Value of `paths`."""
     return PathState(*PATH.unpack(value))
+
+
+def path_value(state: PathState) -> bytes:
+    """The same the other way; only the datapath writes it."""
+    return PATH.pack(*state)
+
+
+def read_token(value: bytes) -> TokenState:
+    """The one value of `token`."""
+    return TokenState(*TOKEN.unpack(value))
 
 
 def read_counter(per_cpu: list[bytes]) -> tuple[int, int]:

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+ *
+ * Probes that keep themselves going. A program cannot wait, but a queue can: a
+ * token goes round a pair of devices, behind a queue that holds it back for one
+ * interval, and each time it passes here it is the carrier that the probes are
+ * copied from.
+ *
+ *      a packet with nobody to pace probes --begin--+
+ *                                                   v
+ *      +--> in_ifindex --tick--> a probe by each path that is due --> WireGuard devices
+ *      |                  |
+ *      +--- queue <--- out_ifindex
+ *
+ *      lost      nothing for three intervals: the next packet begins another
+ *      stray     of another generation: dropped, so that there is only ever one
+ *      early     the queue let it pass at once: a few times, then it is dropped
+ *      over      no traffic for a while and no idle node's turn: it ends
+ *
+ * Nodes with traffic are probed at each tick, the others once in a long while;
+ * both so many at a time that one tick stays short (and then less often each).
+ */
+#ifndef MESHFABRIC_TOKEN_H
+#define MESHFABRIC_TOKEN_H
+
+#include "demand.h"
+#include "parse.h"
+#include "question.h"
+#include "verdict.h"
+
+enum token_policy {
+	ACTIVE_PER_S = 6400, /* probes: what a tick may send of them, in its share of a second */
+	IDLE_PER_S = 2000,
+	NODES_TO_LOOK_AT = 1024, /* in one tick, for idle ones */
+	EARLY_PASSES = 3,
+	HOPS = 64,
+	TRAFFIC_CLASS = 0xc0, /* CS6: network control (RFC 4594) */
+};
+
+#define ACTIVE_FOR_NS (10 * NTP_NS_PER_S) /* after the last packet */
+
+enum loop_step { GO_ON = 0, ENOUGH = 1 };
+
+struct probe4 {
+	struct iphdr ip;
+	struct udphdr udp;
+	struct stamp stamp;
+} __attribute__((packed, aligned(4)));
+
+struct probe6 {
+	struct ipv6hdr ip;
+	struct udphdr udp;
+	struct stamp stamp;
+} __attribute__((packed, aligned(4)));
+
+/* What goes round between two ticks: an empty packet that becomes a probe of either family without more room. */
+struct blank {
+	struct ethhdr eth;
+	__u8 nothing[sizeof(struct probe4)];
+};
+
+enum lengths { DATAGRAM = sizeof(struct udphdr) + sizeof(struct stamp) };
+
+/* Summed up before UDP (RFC 768; RFC 8200, 8.1). */
+struct pseudo4 {
+	__be32 source, destination;
+	__u8 zero, protocol;
+	__be16 length;
+};
+
+struct pseudo6 {
+	struct addr source, destination;
+	__be32 length, protocol;
+};
+
+/* One tick's work. What it counts is in the token, whose numbers the verifier does not follow step by step. */
+struct round {
+	struct __sk_buff *skb;
+	struct token *token;
+	__u64 now_ns;
+};
+
+static __always_inline __s32 share_of_a_tick(__u64 per_s)
+{
+	__u64 share = per_s * probe_interval_ns / NTP_NS_PER_S;
+
+	return share ? share : 1;
+}
+
+static __always_inline __sum16 fold_sum(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+/* What a device may see only as "no checksum" is written the other way (RFC 768). */
+static __always_inline __sum16 datagram_check(void *pseudo, __u32 size, void *udp)
+{
+	__s64 sum = bpf_csum_diff(NULL, 0, pseudo, size, 0);
+	__sum16 check = fold_sum(bpf_csum_diff(NULL, 0, udp, DATAGRAM, sum));
+
+	return check ? check : 0xffff;
+}
+
+#define PROBE_UDP {.source = bpf_htons(PROBE_PORT), .dest = bpf_htons(STAMP_PORT), .len = bpf_htons(DATAGRAM)}
+
+static __noinline bool write_probe4(struct __sk_buff *skb, const struct probe_ends *ends, struct path *path,
+				    __u32 ifindex)
+{
+	struct pseudo4 pseudo = {ends->source.word[3], ends->destination.word[3], 0, IPPROTO_UDP,
+				 bpf_htons(DATAGRAM)};
+	struct probe4 probe = {
+		.ip = {.version = 4,
+		       .ihl = sizeof(struct iphdr) / 4,
+		       .tos = TRAFFIC_CLASS,
+		       .tot_len = bpf_htons(sizeof(struct iphdr) + DATAGRAM),
+		       .ttl = HOPS,
+		       .protocol = IPPROTO_UDP,
+		       .saddr = ends->source.word[3],
+		       .daddr = ends->destination.word[3]},
+		.udp = PROBE_UDP,
+	};
+
+	write_question(&probe.stamp, path, ifindex);
+	probe.ip.check = fold_sum(bpf_csum_diff(NULL, 0, (void *)&probe.ip, sizeof(probe.ip), 0));
+	probe.udp.check = datagram_check(&pseudo, sizeof(pseudo), &probe.udp);
+	return !bpf_skb_store_bytes(skb, ETH_HLEN, &probe, sizeof(probe), BPF_F_INVALIDATE_HASH);
+}
+
+static __noinline bool write_probe6(struct __sk_buff *skb, const struct probe_ends *ends, struct path *path,
+				    __u32 ifindex)
+{
+	struct pseudo6 pseudo = {ends->source, ends->destination, bpf_htonl(DATAGRAM),
+				 bpf_htonl(IPPROTO_UDP)};
+	struct probe6 probe = {
+		.ip = {.version = 6,
+		       .priority = TRAFFIC_CLASS >> 4,
+		       .payload_len = bpf_htons(DATAGRAM),
+		       .nexthdr = IPPROTO_UDP,
+		       .hop_limit = HOPS},
+		.udp = PROBE_UDP,
+	};
+
+	__builtin_memcpy(&probe.ip.saddr, &ends->source, sizeof(ends->source));
+	__builtin_memcpy(&probe.ip.daddr, &ends->destination, sizeof(ends->destination));
+	write_question(&probe.stamp, path, ifindex);
+	probe.udp.check = datagram_check(&pseudo, sizeof(pseudo), &probe.udp);
+	return !bpf_skb_store_bytes(skb, ETH_HLEN, &probe, sizeof(probe), BPF_F_INVALIDATE_HASH);
+}
+
+/* The carrier, between the link header and what a probe says, as one of this family: it is IPv4's length of a
+ * probe or IPv6's. */
+static __always_inline bool become(struct __sk_buff *skb, __u16 protocol)
+{
+	return skb->protocol == bpf_htons(protocol) || !bpf_skb_change_proto(skb, bpf_htons(protocol), 0);
+}
+
+static __always_inline bool write_probe(struct __sk_buff *skb, const struct probe_ends *ends,
+					struct path *path, __u32 ifindex)
+{
+	if (is_v4(&ends->destination))
+		return become(skb, ETH_P_IP) && write_probe4(skb, ends, path, ifindex);
+	return become(skb, ETH_P_IPV6) && write_probe6(skb, ends, path, ifindex);
+}
+
+/* As what our own programs send, past to_overlay; a device that is gone leaves the probe without an answer. */
+static __noinline void probe_path(struct round *r, const struct probe_ends *ends, __u32 at, __u32 ifindex)
+{
+	struct path *path = bpf_map_lookup_elem(&paths, &at);
+
+	if (!path || !write_probe(r->skb, ends, path, ifindex))
+		return;
+	r->skb->mark = fabric_mark;
+	r->skb->cb[0] = r->skb->len - ETH_HLEN;
+	bpf_clone_redirect(r->skb, ifindex, 0);
+	r->token->probes++;
+	r->token->left--;
+}
+
+static __noinline void probe_node(struct round *r, __u32 node_index)
+{
+	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
+	struct probe_ends *ends = bpf_map_lookup_elem(&probes, &node_index);
+
+	if (!node || !ends || !(ends->destination.half[0] | ends->destination.half[1]))
+		return;
+	for (__u32 i = 0; i < MAX_PATHS; i++) {
+		if (i >= node->n_paths)
+			break;
+		probe_path(r, ends, node_index * MAX_PATHS + i, node->ifindex[i]);
+	}
+}
+
+/* Of a number that is not 0. (The instruction set has no such instruction.) */
+static __always_inline __u32 lowest_bit(__u64 bits)
+{
+	__u32 at = 0;
+
+#pragma unroll
+	for (__u32 half = NODES_PER_WORD / 2; half; half /= 2) {
+		__u64 low = bits & ((1ULL << half) - 1);
+		at += low ? 0 : half;
+		bits = low ? low : bits >> half;
+	}
+	return at;
+}
+
+/* Was there traffic for it? Who had none for a while is forgotten; a packet that comes meanwhile is noted
+ * again an interval later. */
+static __always_inline bool is_still_active(struct round *r, __u64 *bits, __u32 node_index)
+{
+	struct path *preferred = path_at(node_index, 0);
+
+	if (preferred && (__s64)(r->now_ns - preferred->traffic_ns) < (__s64)ACTIVE_FOR_NS)
+		return true;
+	__sync_fetch_and_and(bits, ~(1ULL << node_index % NODES_PER_WORD));
+	return false;
+}
+
+/* The next node with traffic, or the rest of a word without any. */
+static long active_step(__u32 step, struct round *r)
+{
+	struct token *t = r->token;
+	__u32 at = t->next_active, word = at / NODES_PER_WORD % ACTIVE_WORDS;
+	__u64 *bits = bpf_map_lookup_elem(&active, &word);
+	__u64 rest = bits ? *bits >> at % NODES_PER_WORD : 0;
+
+	at = rest ? at + lowest_bit(rest) : (at / NODES_PER_WORD + 1) * NODES_PER_WORD;
+	t->next_active = at;
+	if (!bits || at >= t->last_active || t->left <= 0)
+		return ENOUGH;
+	if (!rest)
+		return GO_ON;
+	t->next_active++;
+	if (is_still_active(r, bits, at % MAX_NODES)) {
+		t->found_active++;
+		probe_node(r, at % MAX_NODES);
+	}
+	return GO_ON;
+}
+
+static __always_inline bool is_marked_active(__u32 node_index)
+{
+	__u32 word = node_index / NODES_PER_WORD;
+	__u64 *bits = bpf_map_lookup_elem(&active, &word);
+
+	return bits && *bits >> node_index % NODES_PER_WORD & 1;
+}
+
+static long idle_step(__u32 step, struct round *r)
+{
+	__u32 node_index = r->token->next_idle;
+
+	if (node_index >= MAX_NODES || r->token->left <= 0)
+		return ENOUGH;
+	r->token->next_idle++;
+	if (!is_marked_active(node_index))
+		probe_node(r, node_index);
+	return GO_ON;
+}
+
+static __always_inline void probe_active_nodes(struct round *r)
+{
+	struct token *t = r->token;
+
+	t->next_active %= MAX_NODES;
+	t->last_active = t->next_active + MAX_NODES;
+	t->found_active = 0;
+	t->left = share_of_a_tick(ACTIVE_PER_S);
+	bpf_loop(2 * MAX_NODES, active_step, r, 0);
+}
+
+static __always_inline void probe_idle_nodes(struct round *r)
+{
+	struct token *t = r->token;
+
+	if (t->next_idle >= MAX_NODES && r->now_ns - t->swept_ns >= probe_idle_ns) {
+		t->swept_ns = r->now_ns;
+		t->next_idle = 0;
+	}
+	t->left = share_of_a_tick(IDLE_PER_S);
+	bpf_loop(NODES_TO_LOOK_AT, idle_step, r, 0);
+}
+
+/* Out to the queue. One that sends by time stamps (fq) lets it go at `due_ns`, others after an interval. */
+static __always_inline int go_round(struct __sk_buff *skb, struct token *t, struct loop *l, __u64 due_ns)
+{
+	struct blank blank = {.eth.h_proto = bpf_htons(ETH_P_IP)};
+
+	if (bpf_skb_store_bytes(skb, 0, &blank, sizeof(blank), BPF_F_INVALIDATE_HASH))
+		return TC_ACT_SHOT;
+	skb->mark = t->generation;
+	bpf_skb_set_tstamp(skb, due_ns, BPF_SKB_TSTAMP_DELIVERY_MONO);
+	return bpf_redirect(l->out_ifindex, 0);
+}
+
+/* Whatever the packet was, nothing of it but its buffer is kept. Its first time round is for the device to
+ * settle a checksum that was left to it. The mark of a token is never that of a packet of ours. */
+static __noinline int begin(struct __sk_buff *skb, struct token *t, struct loop *l, __u64 now_ns)
+{
+	if (!is_long_ago(t->ticked_ns, now_ns) || bpf_skb_change_tail(skb, sizeof(struct blank), 0))
+		return TC_ACT_SHOT;
+	t->generation = bpf_get_prandom_u32();
+	t->generation += !t->generation || t->generation == fabric_mark;
+	t->early = 0;
+	t->starts++;
+	t->ticked_ns = now_ns - probe_interval_ns; /* a queue that held nothing lets it pass at once */
+	return go_round(skb, t, l, now_ns);
+}
+
+static __always_inline int stray(struct token *t)
+{
+	t->strays++;
+	return TC_ACT_SHOT;
+}
+
+static __noinline int send_probes(struct __sk_buff *skb, struct token *t, struct loop *l, __u64 now_ns)
+{
+	struct round r = {.skb = skb, .token = t, .now_ns = now_ns};
+
+	t->ticked_ns = now_ns;
+	t->early = 0;
+	t->ticks++;
+	probe_active_nodes(&r);
+	probe_idle_nodes(&r);
+	if (!t->found_active && t->next_idle >= MAX_NODES) {
+		t->ticked_ns = 0; /* the next packet need not wait to begin another */
+		return TC_ACT_SHOT;
+	}
+	return become(skb, ETH_P_IP) ? go_round(skb, t, l, now_ns + probe_interval_ns) : stray(t);
+}
+
+static __always_inline int come_round(struct __sk_buff *skb, struct token *t, struct loop *l, __u64 now_ns)
+{
+	if (skb->mark != t->generation || skb->len != sizeof(struct blank))
+		return stray(t);
+	if (now_ns - t->ticked_ns >= probe_interval_ns / 2)
+		return send_probes(skb, t, l, now_ns);
+	if (t->early++ >= EARLY_PASSES)
+		return stray(t);
+	return go_round(skb, t, l, t->ticked_ns + probe_interval_ns);
+}
+
+#endif
