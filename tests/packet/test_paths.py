@@ -9,7 +9,7 @@ import pytest
 
 from meshfabric.kernel import loader
 from meshfabric.kernel.bpf import SkbContext
-from meshfabric.model.tables import FIRST_NODE, PATH, node_value, number
+from meshfabric.model.tables import FIRST_NODE, PathState, node_value, number, path_value
 from tests.packet.arena import Arena, compile_extra
 from tests.packet.rig import Rig, Scene
 from tests.packet.world import FAR, MUTE, World
@@ -17,6 +17,7 @@ from tests.packet.world import FAR, MUTE, World
 NS_PER_S = 10**9
 LONG_NS = 60 * NS_PER_S
 QUICK_NS = NS_PER_S // 20  # less than the patience of any path
+SENT = 100
 SOURCE = Path(__file__).with_name("choose.bpf.c")
 Chosen = Callable[[int], str | None]
 
@@ -44,6 +45,7 @@ class State:
     unanswered_age_ns: int | None = None
     rtt_peak_us: int = 0
     device: int | None = None
+    open_probes: int = 3
 
 
 UP, NEVER_HEARD, SILENT = State(), State(streak=0), State(unanswered_age_ns=LONG_NS)
@@ -58,6 +60,7 @@ CASES: dict[str, tuple[State, State, str]] = {
     "the first answered twice so far": (State(streak=2), UP, "mfwg01"),
     "the first answered three times": (State(streak=3), UP, "mfwg00"),
     "the first fell silent": (SILENT, UP, "mfwg01"),
+    "two probes in a row got lost": (State(unanswered_age_ns=LONG_NS, open_probes=2), UP, "mfwg00"),
     "both fell silent": (SILENT, SILENT, "mfwg00"),
     "the second fell silent": (UP, SILENT, "mfwg00"),
     "the first fell silent, the second was never heard": (SILENT, NEVER_HEARD, "mfwg00"),
@@ -80,9 +83,15 @@ def _write(rig: Rig, index: int, device: str, state: State) -> None:
     age = state.unanswered_age_ns
     unanswered = 0 if age is None else time.monotonic_ns() - age
     ifindex = rig.ifindex[device] if state.device is None else state.device
-    rig.set_path(
-        FAR, index, PATH.pack(unanswered, 0, 0, 0, 0, 0, state.rtt_peak_us, state.streak, 0, ifindex)
+    value = PathState(
+        unanswered,
+        sent=SENT,
+        answered=SENT - state.open_probes,
+        rtt_peak_us=state.rtt_peak_us,
+        streak=state.streak,
+        ifindex=ifindex,
     )
+    rig.set_path(FAR, index, path_value(value))
 
 
 def test_the_agents_order_counts(scene: Scene, chosen: Chosen) -> None:

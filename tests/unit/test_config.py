@@ -143,6 +143,9 @@ MISTAKES = [
     ("port_base: 51820", "flows: 1023", 26, "datapath.flows 1023"),
     ("interval_ms: 20", "interval_ms: 0", 28, "probe.interval_ms 0 (1 to 10000)"),
     ("interval_ms: 20", "interval_ms: 10001", 28, "probe.interval_ms"),
+    ("interval_ms: 20", "idle_ms: 49", 28, "probe.idle_ms 49 (50 to 60000)"),
+    ("interval_ms: 20", "idle_ms: 60001", 28, "probe.idle_ms"),
+    ("device: eth0", "device: mftick0", 17, "the fabric's own devices"),
 ]
 
 

@@ -12,7 +12,7 @@ from meshfabric.probe.packet import NTP_EPOCH_OFFSET_S, TEST_SIZE, checksum, ntp
 
 ENDS = {4: ("10.64.1.1", "10.64.2.1"), 6: ("fd6d::1", "fd6d::2")}
 INTERVAL_MS = 50
-PATIENCE_MS = 110
+PATIENCE_MS = 105
 
 
 def read(family: int, raw: bytes) -> Packet:
@@ -56,7 +56,7 @@ def test_ntp_time_has_a_binary_fraction() -> None:
 
 def state(**changes: int) -> PathState:
     """A path over device 5 that was heard often and owes nothing, but for the changes."""
-    up = PathState(0, 0, 0, 100, 100, 300, 0, 100, 0, 5)
+    up = PathState(sent=100, heard=97, answered=97, rtt_us=300, streak=100, ifindex=5)
     return up._replace(**changes)
 
 
@@ -70,6 +70,9 @@ def state(**changes: int) -> PathState:
         ({"unanswered_ns": 1_000_000_000 - PATIENCE_MS * 1_000_000}, Health.UP),
         ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000}, Health.DOWN),
         ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 1}, Health.UP),
+        ({"unanswered_ns": 1, "answered": 98}, Health.UP),
+        ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2}, Health.DOWN),
+        ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2**32 + 1}, Health.UP),
     ],
 )
 def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meaning: Health) -> None:
