@@ -26,10 +26,8 @@ struct hearing {
  * (path_heard). */
 static __always_inline __u32 path_asked(struct path *path, __u32 ifindex, __u64 now_ns)
 {
-	if (path->ifindex != ifindex) {
-		__builtin_memset(path, 0, sizeof(*path));
-		path->ifindex = ifindex;
-	}
+	if (path->ifindex != ifindex)
+		*path = (struct path){.ifindex = ifindex, .traffic_ns = path->traffic_ns};
 	*(volatile __u64 *)&path->sent_ns = now_ns;
 	if (!path->unanswered_ns)
 		path->unanswered_ns = now_ns;

@@ -38,8 +38,10 @@ static __always_inline struct path *path_at(__u32 node_index, __u32 index)
 
 static __always_inline __s64 patience_ns(const struct path *path)
 {
-	return INTERVALS_OF_PATIENCE * probe_interval_ns + probe_grace_ns +
-	       PEAKS_OF_PATIENCE * NS_PER_US * path->rtt_peak_us;
+	__u64 queueing_ns = PEAKS_OF_PATIENCE * NS_PER_US * path->rtt_peak_us;
+
+	return INTERVALS_OF_PATIENCE * probe_interval_ns +
+	       (queueing_ns > probe_grace_ns ? queueing_ns : probe_grace_ns);
 }
 
 /* How many probes left since the last one that was answered. */

@@ -333,7 +333,7 @@ static __always_inline int come_round(struct __sk_buff *skb, struct token *t, st
 {
 	if (skb->mark != t->generation || skb->len != sizeof(struct blank))
 		return stray(t);
-	if (now_ns - t->ticked_ns >= probe_interval_ns / 2)
+	if ((__s64)(now_ns - t->ticked_ns) >= (__s64)(probe_interval_ns / 2))
 		return send_probes(skb, t, l, now_ns);
 	if (t->early++ >= EARLY_PASSES)
 		return stray(t);

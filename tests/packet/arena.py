@@ -71,9 +71,12 @@ class Arena(Namespace):
         _mount(b"none", b"/", b"", MS_REC | MS_PRIVATE)
         _mount(b"bpf", bytes(self.pins), b"bpf", 0)
 
-    def load(self, sizes: dict[str, int] | None = None) -> loader.Datapath:
-        """The datapath's three objects with maps of their own."""
-        return self.run(loader.load, [OBJECTS / f"{name}.bpf.o" for name in PROGRAMS], self.pins, sizes)
+    def load(
+        self, sizes: dict[str, int] | None = None, settings: dict[str, bytes] | None = None
+    ) -> loader.Datapath:
+        """The datapath's objects with maps of their own."""
+        objects = [OBJECTS / f"{name}.bpf.o" for name in PROGRAMS]
+        return self.run(loader.load, objects, self.pins, sizes, settings)
 
     def devices(self, names: list[str]) -> dict[str, int]:
         """Make them (TUN for tunnels, one end of a pair for the rest), up; name -> ifindex."""

@@ -69,7 +69,7 @@ def state(**changes: int) -> PathState:
         ({"streak": 2}, Health.DOWN),
         ({"unanswered_ns": 1_000_000_000 - PATIENCE_MS * 1_000_000}, Health.UP),
         ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000}, Health.DOWN),
-        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 1}, Health.UP),
+        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 2501}, Health.UP),
         ({"unanswered_ns": 1, "answered": 98}, Health.UP),
         ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2}, Health.DOWN),
         ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2**32 + 1}, Health.UP),
@@ -81,7 +81,7 @@ def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meani
 
 def test_patience_grows_with_queueing() -> None:
     assert (
-        patience_ns(state(rtt_peak_us=10_000), INTERVAL_MS) - patience_ns(state(), INTERVAL_MS) == 20_000_000
+        patience_ns(state(rtt_peak_us=10_000), INTERVAL_MS) - patience_ns(state(), INTERVAL_MS) == 15_000_000
     )
 
 
