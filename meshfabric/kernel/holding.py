@@ -7,6 +7,8 @@
 Setting a queue again as it is keeps what waits in it.
 """
 
+import contextlib
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ QUEUE_BYTES = 10 * TOKEN_BYTES
 MS_PER_S = 1000
 HANDLE, CLASS = 0x10000, 0x10001  # 1: and 1:1
 ROOT = 0xFFFFFFFF
+ABSENT = errno.ENOENT, errno.EINVAL  # what the kernel says of a queue that is not there
 
 MakeQueue = Callable[[Any, int, int], None]
 
@@ -46,19 +49,24 @@ def root_of(device: str, ifindex: int) -> tuple[str, int]:
 
 
 def try_queues(device: str, ifindex: int) -> str:
-    """The first kind of queue that can be made on the device, where it is left.
+    """The first kind of queue that can be made on the device, which has none of them afterwards.
 
     Raises the last kind's error when none can.
     """
     *others, last = QUEUES
     for queue in others:
-        try:
-            set_queue(device, ifindex, queue, MS_PER_S)
-        except MeshfabricError:
-            continue
-        return queue
-    set_queue(device, ifindex, last, MS_PER_S)
-    return last
+        with contextlib.suppress(MeshfabricError):
+            return _tried(device, ifindex, queue)
+    return _tried(device, ifindex, last)
+
+
+def _tried(device: str, ifindex: int, queue: str) -> str:
+    try:
+        set_queue(device, ifindex, queue, MS_PER_S)
+    finally:
+        with rtnl.session(f"device {device}", "remove its queue") as route, rtnl.forgive(*ABSENT):
+            route.tc("del", index=ifindex, root=True)
+    return queue
 
 
 class _Plain:
