@@ -36,12 +36,13 @@ static __always_inline struct path *path_at(__u32 node_index, __u32 index)
 	return bpf_map_lookup_elem(&paths, &at);
 }
 
+/* In a quiet tunnel some intervals; in one with queues as long as an answer may take when they double. */
 static __always_inline __s64 patience_ns(const struct path *path)
 {
-	__u64 queueing_ns = PEAKS_OF_PATIENCE * NS_PER_US * path->rtt_peak_us;
+	__u64 quiet_ns = INTERVALS_OF_PATIENCE * probe_interval_ns + probe_grace_ns;
+	__u64 queueing_ns = probe_interval_ns + PEAKS_OF_PATIENCE * NS_PER_US * path->rtt_peak_us;
 
-	return INTERVALS_OF_PATIENCE * probe_interval_ns +
-	       (queueing_ns > probe_grace_ns ? queueing_ns : probe_grace_ns);
+	return quiet_ns > queueing_ns ? quiet_ns : queueing_ns;
 }
 
 /* How many probes left since the last one that was answered. */

@@ -32,7 +32,7 @@ enum token_policy {
 	IDLE_PER_S = 2000,
 	NODES_TO_LOOK_AT = 1024, /* in one tick, for idle ones */
 	EARLY_PASSES = 3,
-	HOPS = 64,
+	HOPS = 64, /* and one less by turns */
 	TRAFFIC_CLASS = 0xc0, /* CS6: network control (RFC 4594) */
 };
 
@@ -103,6 +103,13 @@ static __always_inline __sum16 datagram_check(void *pseudo, __u32 size, void *ud
 
 #define PROBE_UDP {.source = bpf_htons(PROBE_PORT), .dest = bpf_htons(STAMP_PORT), .len = bpf_htons(DATAGRAM)}
 
+/* Who joins datagrams of one flow on their way (UDP GRO, as wireguard-go does) takes only those with the same
+ * hop limit, and two probes in one packet would be one. */
+static __always_inline __u8 hops_of(const struct stamp *question)
+{
+	return HOPS - (bpf_ntohl(question->sequence) & 1);
+}
+
 static __noinline bool write_probe4(struct __sk_buff *skb, const struct probe_ends *ends, struct path *path,
 				    __u32 ifindex)
 {
@@ -113,7 +120,6 @@ static __noinline bool write_probe4(struct __sk_buff *skb, const struct probe_en
 		       .ihl = sizeof(struct iphdr) / 4,
 		       .tos = TRAFFIC_CLASS,
 		       .tot_len = bpf_htons(sizeof(struct iphdr) + DATAGRAM),
-		       .ttl = HOPS,
 		       .protocol = IPPROTO_UDP,
 		       .saddr = ends->source.word[3],
 		       .daddr = ends->destination.word[3]},
@@ -121,6 +127,7 @@ static __noinline bool write_probe4(struct __sk_buff *skb, const struct probe_en
 	};
 
 	write_question(&probe.stamp, path, ifindex);
+	probe.ip.ttl = hops_of(&probe.stamp);
 	probe.ip.check = fold_sum(bpf_csum_diff(NULL, 0, (void *)&probe.ip, sizeof(probe.ip), 0));
 	probe.udp.check = datagram_check(&pseudo, sizeof(pseudo), &probe.udp);
 	return !bpf_skb_store_bytes(skb, ETH_HLEN, &probe, sizeof(probe), BPF_F_INVALIDATE_HASH);
@@ -135,14 +142,14 @@ static __noinline bool write_probe6(struct __sk_buff *skb, const struct probe_en
 		.ip = {.version = 6,
 		       .priority = TRAFFIC_CLASS >> 4,
 		       .payload_len = bpf_htons(DATAGRAM),
-		       .nexthdr = IPPROTO_UDP,
-		       .hop_limit = HOPS},
+		       .nexthdr = IPPROTO_UDP},
 		.udp = PROBE_UDP,
 	};
 
 	__builtin_memcpy(&probe.ip.saddr, &ends->source, sizeof(ends->source));
 	__builtin_memcpy(&probe.ip.daddr, &ends->destination, sizeof(ends->destination));
 	write_question(&probe.stamp, path, ifindex);
+	probe.ip.hop_limit = hops_of(&probe.stamp);
 	probe.udp.check = datagram_check(&pseudo, sizeof(pseudo), &probe.udp);
 	return !bpf_skb_store_bytes(skb, ETH_HLEN, &probe, sizeof(probe), BPF_F_INVALIDATE_HASH);
 }

@@ -30,7 +30,8 @@ def grace_ns(interval_ms: int) -> int:
 
 def patience_ns(state: PathState, interval_ms: int) -> int:
     """How long the oldest unanswered probe may be out: grows with the queueing seen lately."""
-    return 2 * interval_ms * NS_PER_MS + max(2 * state.rtt_peak_us * NS_PER_US, grace_ns(interval_ms))
+    interval_ns = interval_ms * NS_PER_MS
+    return max(2 * interval_ns + grace_ns(interval_ms), interval_ns + 2 * state.rtt_peak_us * NS_PER_US)
 
 
 def health(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> Health:

@@ -48,6 +48,7 @@ class Prober:
                 targets = self._aimed()
                 pause = max(self._interval_s / max(len(targets), 1), 1 / MOST_PER_S)
                 due = time.monotonic()
+                self._sequence += 1
                 for target in targets:
                     self._send(link, *target)
                     due += pause
@@ -62,7 +63,6 @@ class Prober:
         return self._targets
 
     def _send(self, link: socket.socket, device: str, source: Address, destination: Address) -> None:
-        self._sequence += 1
         packet = probe(source, destination, self._sequence, time.time_ns())
         try:
             link.sendto(packet, (device, ETH_P_IP if is_ipv4(source) else ETH_P_IPV6))

@@ -27,6 +27,7 @@ NODES = 4096
 WORD = struct.Struct("=Q")
 NODES_PER_WORD = 64
 MINE = 77
+TTL_AT = 8
 BLANK = bytes(12) + b"\x08\0" + bytes(TOKEN_BYTES - 14)
 LONG_AGO_NS = 60 * 10**9
 
@@ -168,7 +169,9 @@ def test_probes_are_numbered_and_noted_by_path(clock: Clock) -> None:
     for number in range(3):
         clock.set()
         clock.tick()
-        assert [read(clock.sent(tunnel)[0])[0] for tunnel in (0, 1)] == [number, number]
+        probes = [clock.sent(tunnel)[0] for tunnel in (0, 1)]
+        assert [read(probe)[0] for probe in probes] == [number, number]
+        assert {probe[TTL_AT] for probe in probes} == {64 - number % 2}, "or two could be joined on the way"
     for index, tunnel in enumerate(TUNNELS):
         state = clock.path(0, index)
         assert (state.sent, state.open_probes, state.ifindex) == (3, 3, clock.ifindex[tunnel])

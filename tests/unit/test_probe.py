@@ -69,7 +69,7 @@ def state(**changes: int) -> PathState:
         ({"streak": 2}, Health.DOWN),
         ({"unanswered_ns": 1_000_000_000 - PATIENCE_MS * 1_000_000}, Health.UP),
         ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000}, Health.DOWN),
-        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 2501}, Health.UP),
+        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 27_501}, Health.UP),
         ({"unanswered_ns": 1, "answered": 98}, Health.UP),
         ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2}, Health.DOWN),
         ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2**32 + 1}, Health.UP),
@@ -80,9 +80,19 @@ def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meani
 
 
 def test_patience_grows_with_queueing() -> None:
-    assert (
-        patience_ns(state(rtt_peak_us=10_000), INTERVAL_MS) - patience_ns(state(), INTERVAL_MS) == 15_000_000
-    )
+    waits = [patience_ns(state(rtt_peak_us=peak), INTERVAL_MS) for peak in (0, 10_000, 100_000)]
+    assert waits == [105_000_000, 105_000_000, 250_000_000]
+
+
+def test_two_probes_by_one_tunnel_are_never_taken_together() -> None:
+    """Who joins datagrams of one flow on their way (UDP GRO) wants the same hop limit."""
+    for family in ENDS:
+        near, far = map(parse_address, ENDS[family])
+        hops = [
+            read(family, probe(near, far, number, 1)).fields["ttl" if family == 4 else "hlim"]
+            for number in (1, 2)
+        ]
+        assert hops[0] != hops[1]
 
 
 def test_the_first_path_that_is_up_is_chosen_else_the_first() -> None:
