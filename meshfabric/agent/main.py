@@ -28,6 +28,7 @@ from meshfabric.agent.answers import Answers
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
+from meshfabric.agent.probing import Probing
 from meshfabric.agent.readings import Readings
 from meshfabric.agent.sources import LinkSource, StoreSource
 from meshfabric.agent.workloads import Workloads
@@ -45,16 +46,13 @@ from meshfabric.kernel.routing import Mtus, Routing
 from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
-from meshfabric.model.names import host_devices, loop_devices
-from meshfabric.model.plan import Table
+from meshfabric.model.names import host_devices
 from meshfabric.model.settings import Settings, WireGuardKind
 from meshfabric.model.tables import FABRIC_MARK
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
 from meshfabric.probe.health import NS_PER_MS, grace_ns
-from meshfabric.probe.prober import Probed, Prober
-from meshfabric.probe.starter import Starter
 from meshfabric.reconcile.loop import Loop
 from meshfabric.reconcile.target import Target
 from meshfabric.store.client import Etcd
@@ -167,10 +165,7 @@ class Agent:
         self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
         self._memory = Memory(self._world, self._registry, self._store)
         self._links = LinkSource(self._loop, self._netlink, self._concerns)
-        self._prober = Prober(settings.probe.interval_ms)
-        self._starter = Starter(
-            settings.probe.idle_ms, self._loop_device, lambda: self._readings.token().ticks, self._tell_prober
-        )
+        self._probing = Probing(settings, self._loop, self._readings, self._events.note)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
@@ -208,8 +203,7 @@ class Agent:
             self._loop.run(),
             self._store.run(),
             self._links.run(),
-            self._prober.run(),
-            self._starter.run(),
+            *self._probing.parts(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
             keep_reporting(self._etcd, self._store, self._registry, self._loop),
@@ -261,24 +255,8 @@ class Agent:
         return any(workload.device == device for workload in self._world.workloads.values())
 
     def _after_round(self) -> None:
-        self._prober.aim(self._probe_targets)
+        self._probing.aim()
         self._round_done.set()
-
-    def _loop_device(self) -> str:
-        """Where the probes' token is begun, once the whole of its loop is in force."""
-        there = any(True for _ in self._loop.plan.entries(Table.LOOP)) and self._loop.in_force
-        return loop_devices(self._settings.datapath.prefix)[0] if there else ""
-
-    def _probe_targets(self) -> list[Probed]:
-        """What the agent itself has to probe: nothing where the kernel does."""
-        return [] if self._starter.works else self._readings.probe_targets()
-
-    def _tell_prober(self) -> None:
-        if self._starter.works:
-            self._events.note("probes by the kernel", "they go on without the agent")
-        else:
-            self._events.note("probes by the agent", "the token of the kernel's own does not come round")
-        self._prober.aim(self._probe_targets)
 
     async def _keep_host(self) -> None:
         """The host becomes a workload when its blocks are known, and moves with them.

@@ -5,120 +5,22 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import pytest
 
-from meshfabric.kernel.bpf import SkbContext
 from meshfabric.kernel.holding import TOKEN_BYTES
 from meshfabric.model import tables
-from meshfabric.model.addresses import parse_address
-from meshfabric.model.tables import FABRIC_MARK, MAX_PATHS, PathState, Reason, TokenState
+from meshfabric.model.tables import FABRIC_MARK, Reason
 from tests.packet.arena import Arena, arena
+from tests.packet.clock import BLANK, IDLE_NS, INTERVAL_NS, MINE, NODES, OWN, Clock, far
 from tests.packet.frames import V4, V6
-from tests.packet.node import IFF_TUN, TUNNELS, Queue
+from tests.packet.node import TUNNELS
 from tests.packet.oracle import REDIRECT, SHOT
 from tests.packet.test_probes import checked, payload
 
-INTERVAL_NS, IDLE_NS = 50_000_000, 1_000_000_000
 ACTIVE_PER_TICK, IDLE_PER_TICK = 320, 100  # of 6400 and 2000 a second
-OWN = {V4: "10.77.0.9", V6: "fd77::9"}
-NODES = 4096
-WORD = struct.Struct("=Q")
-NODES_PER_WORD = 64
-MINE = 77
 TTL_AT = 8
-BLANK = bytes(12) + b"\x08\0" + bytes(TOKEN_BYTES - 14)
 LONG_AGO_NS = 60 * 10**9
-
-
-@dataclass(frozen=True)
-class Passed:
-    """What a round made of the packet: verdict, bytes, mark, and when it is to leave."""
-
-    action: int
-    packet: bytes
-    mark: int
-    tstamp: int
-
-
-class Clock:
-    """A loaded `tick` with two tunnels, whose far ends the test reads, and a loop that is no real one."""
-
-    def __init__(self, place: Arena, stack: ExitStack) -> None:
-        self.place = place
-        datapath = stack.enter_context(place.load({"recent": 262144, "flows": 1024, "new_flows": 1024}))
-        self.program, self.maps = datapath.programs["tick"], datapath.maps
-        self.queues = [place.run(Queue, name, IFF_TUN) for name in TUNNELS]
-        self.ifindex = place.devices([*TUNNELS, "mftick0", "mftick1"])
-        ends = self.ifindex["mftick0"], self.ifindex["mftick1"]
-        self.maps["loop"].update(tables.number(0), tables.loop_value(*ends))
-        self.fabric()
-
-    def fabric(self, *families: int, tunnels: int = 2) -> None:
-        """So many nodes, each probed by this family over all tunnels; nothing was said yet."""
-        zero = bytes(self.maps["paths"].value_size)
-        self.maps["nodes"].update_batch((tables.number(i), bytes(40)) for i in range(NODES))
-        self.maps["probes"].update_batch((tables.number(i), bytes(32)) for i in range(NODES))
-        self.maps["paths"].update_batch((tables.number(i), zero) for i in range(NODES * MAX_PATHS))
-        self.maps["active"].update_batch((tables.number(i), bytes(8)) for i in range(NODES // NODES_PER_WORD))
-        indexes = [self.ifindex[name] for name in TUNNELS[:tunnels]]
-        for i, family in enumerate(families):
-            ends = map(parse_address, (OWN[family], far(i, family)))
-            self.maps["nodes"].update(tables.number(i), tables.node_value(indexes))
-            self.maps["probes"].update(tables.number(i), tables.probe_value(*ends))
-        self.set()
-        for queue in self.queues:
-            while not queue.is_empty():
-                queue.read()
-
-    def set(self, **fields: int) -> None:
-        """A token of our generation that is due, no turn to idle nodes being; but for what is given."""
-        now = time.monotonic_ns()
-        due = now - INTERVAL_NS
-        state = TokenState(due, 0, now, 0, 0, 0, MINE, 0, 0, 0, NODES, 0)._replace(**fields)
-        self.maps["token"].update(tables.number(0), tables.TOKEN.pack(*state))
-
-    @property
-    def state(self) -> TokenState:
-        return tables.read_token(self.maps["token"].lookup(tables.number(0)) or b"")
-
-    def speak_to(self, *nodes: int, ago_ns: int = 0) -> None:
-        """There was traffic for these nodes."""
-        words: dict[int, int] = {}
-        for node in nodes:
-            word, bit = divmod(node, NODES_PER_WORD)
-            before = WORD.unpack(self.maps["active"].lookup(tables.number(word)) or b"")[0]
-            words[word] = words.get(word, before) | 1 << bit
-            state = self.path(node)._replace(traffic_ns=time.monotonic_ns() - ago_ns)
-            self.maps["paths"].update(tables.number(node * MAX_PATHS), tables.path_value(state))
-        self.maps["active"].update_batch((tables.number(at), WORD.pack(bits)) for at, bits in words.items())
-
-    def is_active(self, node: int) -> bool:
-        word, bit = divmod(node, NODES_PER_WORD)
-        return bool(WORD.unpack(self.maps["active"].lookup(tables.number(word)) or b"")[0] >> bit & 1)
-
-    def path(self, node: int, index: int = 0) -> PathState:
-        return tables.read_path(self.maps["paths"].lookup(tables.number(node * MAX_PATHS + index)) or b"")
-
-    def tick(self, packet: bytes = BLANK, mark: int = MINE, device: str = "mftick1") -> Passed:
-        """A packet comes in by the loop's second device."""
-        context = SkbContext(ifindex=self.ifindex[device], mark=mark).pack()
-        done = self.place.run(self.program.test_run, packet, ctx=context)
-        after = SkbContext.unpack(done.ctx_out)
-        return Passed(done.retval, done.data_out, after.mark, after.tstamp)
-
-    def sent(self, tunnel: int) -> list[bytes]:
-        """What left by a tunnel since the last time."""
-        queue, found = self.queues[tunnel], []
-        while not queue.is_empty():
-            found.append(queue.read())
-        return found
-
-
-def far(node: int, family: int) -> str:
-    """A node's own address."""
-    return f"10.{78 + (node >> 8)}.{node & 255}.1" if family == V4 else f"fd77:0:0:{node + 1:x}::1"
 
 
 @pytest.fixture(scope="module")
@@ -282,16 +184,11 @@ NO_TOKENS: dict[str, tuple[bytes, int, str, Reason | None]] = {
 def test_what_is_no_token_does_nothing(clock: Clock, name: str) -> None:
     packet, mark, device, reason = NO_TOKENS[name]
     clock.speak_to(0)
-    before = dropped(clock)
+    before = clock.dropped()
     assert clock.tick(packet, mark, device).action == SHOT
     assert clock.sent(0) == []
     assert (clock.state.ticks, clock.state.strays) == (0, 0 if reason else 1)
-    assert dropped(clock) == before + bool(reason)
-
-
-def dropped(clock: Clock) -> int:
-    reasons = clock.maps["reasons"]
-    return tables.read_counter(reasons.percpu(tables.number(Reason.NOT_FROM_FABRIC)))[0]
+    assert clock.dropped() == before + bool(reason)
 
 
 def test_a_token_that_comes_too_soon_passes_a_few_times(clock: Clock) -> None:
