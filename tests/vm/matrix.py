@@ -25,8 +25,8 @@ from tests.vm.kernels import CHECKOUT
 from tests.vm.qemu import Size
 
 EVERYWHERE = frozenset({
-    "attach", "batch", "bpf", "bpffs", "btf", "capabilities", "clsact", "fq", "ipv6", "libbpf", "memlock",
-    "netem", "nftables", "redirect_peer", "tun", "wg", "wireguard", "wireguard-go",
+    "attach", "batch", "bpf", "bpffs", "btf", "capabilities", "clsact", "delay", "fq", "ipv6", "libbpf",
+    "memlock", "netem", "nftables", "redirect_peer", "tun", "wg", "wireguard", "wireguard-go",
 })  # fmt: skip
 PRESENT = {
     "6.1": EVERYWHERE,
@@ -41,6 +41,8 @@ CHOSEN = (
     "tests/packet/test_layout.py",
     "tests/packet/test_live.py",
     "tests/packet/test_live_errors.py",
+    "tests/packet/test_token.py",
+    "tests/packet/test_token_live.py",
     "tests/lab/test_reach.py::test_everyone_pings_everyone",
     "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
     "tests/lab/test_reach.py::test_a_packet_of_the_full_mtu_passes_whole_and_a_larger_one_never_leaves",
