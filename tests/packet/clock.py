@@ -25,12 +25,13 @@ BLANK = bytes(12) + b"\x08\0" + bytes(TOKEN_BYTES - 14)
 
 @dataclass(frozen=True)
 class Passed:
-    """What a round made of the packet: verdict, bytes, mark, and when it is to leave."""
+    """What a round made of the packet: verdict, bytes, mark, when it is to leave, and how many segments."""
 
     action: int
     packet: bytes
     mark: int
     tstamp: int
+    segments: int
 
 
 class Clock:
@@ -92,12 +93,16 @@ class Clock:
     def path(self, node: int, index: int = 0) -> PathState:
         return tables.read_path(self.maps["paths"].lookup(tables.number(node * MAX_PATHS + index)) or b"")
 
-    def tick(self, packet: bytes = BLANK, mark: int = MINE, device: str = "mftick1") -> Passed:
-        """A packet comes in by the loop's second device."""
-        context = SkbContext(ifindex=self.ifindex[device], mark=mark).pack()
-        done = self.place.run(self.program.test_run, packet, ctx=context)
+    def tick(
+        self, packet: bytes = BLANK, mark: int = MINE, device: str = "mftick1", segment: int = 0
+    ) -> Passed:
+        """A packet comes in by the loop's second device; `segment` makes it a GSO packet."""
+        context = SkbContext(
+            ifindex=self.ifindex[device], mark=mark, gso_size=segment, gso_segs=2 if segment else 0
+        )
+        done = self.place.run(self.program.test_run, packet, ctx=context.pack())
         after = SkbContext.unpack(done.ctx_out)
-        return Passed(done.retval, done.data_out, after.mark, after.tstamp)
+        return Passed(done.retval, done.data_out, after.mark, after.tstamp, after.gso_segs)
 
     def dropped(self) -> int:
         """Packets that were none of the fabric's."""

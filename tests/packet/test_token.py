@@ -204,13 +204,14 @@ def test_a_token_that_comes_too_soon_passes_a_few_times(clock: Clock) -> None:
     assert clock.sent(0) == []
 
 
-@pytest.mark.parametrize("size", [60, TOKEN_BYTES, 1400])
-def test_any_packet_begins_one_where_there_is_none(clock: Clock, size: int) -> None:
+@pytest.mark.parametrize(("size", "segment"), [(60, 0), (TOKEN_BYTES, 0), (1400, 0), (1400, 700)])
+def test_any_packet_begins_one_where_there_is_none(clock: Clock, size: int, segment: int) -> None:
     """Nothing of what it said is kept, and it sends no probes before it was round once."""
     clock.speak_to(0)
     clock.set(ticked_ns=0)
-    passed = clock.tick(bytes(12) + b"\x08\0" + b"secret" * 300, FABRIC_MARK)
-    assert (passed.action, passed.packet) == (REDIRECT, BLANK)
+    begins = (bytes(12) + b"\x08\0" + b"secret" * 300)[:size]
+    passed = clock.tick(begins, FABRIC_MARK, segment=segment)
+    assert (passed.action, passed.packet, passed.segments) == (REDIRECT, BLANK, 0)
     assert passed.mark == clock.state.generation != MINE
     assert passed.mark not in (0, FABRIC_MARK)
     assert (clock.state.starts, clock.state.ticks) == (1, 0)
