@@ -203,6 +203,7 @@ class Stream:
         near, far = duo.sides[source], duo.sides[1 - source]
         self._near, self._far = near.udp(port), far.udp(port)
         self._to = (far.address("pod"), port)
+        self._name = os.urandom(4)  # what an earlier one said may still be on its way
         self.sent_s: list[float] = []
         self.heard: set[int] = set()
         self._over = threading.Event()
@@ -234,7 +235,7 @@ class Stream:
         due = time.monotonic()
         while not self._over.is_set():
             with contextlib.suppress(BlockingIOError, OSError):
-                self._near.sendto(len(self.sent_s).to_bytes(4, "big"), self._to)
+                self._near.sendto(self._name + len(self.sent_s).to_bytes(4, "big"), self._to)
             self.sent_s.append(time.monotonic())
             self._hear()
             due = max(due + TICK_S, time.monotonic() - TICK_S)
@@ -243,7 +244,9 @@ class Stream:
     def _hear(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                self.heard.add(int.from_bytes(self._far.recv(4), "big"))
+                said = self._far.recv(LARGEST)
+                if said.startswith(self._name):
+                    self.heard.add(int.from_bytes(said[len(self._name) :], "big"))
 
     def close(self) -> None:
         """End it."""

@@ -127,6 +127,17 @@ def quieten(side: Side) -> None:
     active.update_batch((key, bytes(active.value_size)) for key in list(active.keys()))
 
 
+def test_a_cut_while_nobody_spoke_costs_no_more(duo: Duo) -> None:
+    for side in duo.sides:
+        quieten(side)
+    until(lambda: all(side.token.ticked_ns == 0 for side in duo.sides))
+    duo.cut_wire(0)
+    with streaming(duo) as streams:
+        until(lambda: all(one.passes() for one in streams))
+    print(f"lost {' and '.join(str(one.lost) for one in streams)} of the first datagrams, 1 ms apart")
+    assert all(0 < one.lost < OUTAGE_MS for one in streams)
+
+
 def test_a_starter_has_idle_nodes_probed(duo: Duo) -> None:
     side = duo.sides[0]
     quieten(side)
