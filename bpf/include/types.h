@@ -100,7 +100,8 @@ struct path {
 	__u32 heard_question; /* sequence numbers of the last answer that came in order */
 	__u32 heard_answer;
 	__u32 reflected; /* the far node's probes that we answered: our next sequence number */
-	__u32 pad[3];
+	__u32 caution; /* answers for which the peak does not decay, since we gave the path up too soon */
+	__u32 pad[2];
 };
 
 _Static_assert(sizeof(struct path) == 128, "two cache lines");

@@ -112,8 +112,8 @@ def test_a_policy_value() -> None:
 
 
 def test_what_is_read_comes_back() -> None:
-    state = PathState(*range(1, 22))
-    assert read_path(struct.pack("=5Q6I3Q7I12x", *state)) == read_path(path_value(state)) == state
+    state = PathState(*range(1, 23))
+    assert read_path(struct.pack("=5Q6I3Q8I8x", *state)) == read_path(path_value(state)) == state
     assert read_counter([struct.pack("=QQ", 1, 100), struct.pack("=QQ", 2, 11)]) == (3, 111)
     assert number(258) == struct.pack("=I", 258)
 
