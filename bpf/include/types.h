@@ -105,8 +105,9 @@ struct path {
 	__u32 heard_question; /* sequence numbers of the last answer that came in order */
 	__u32 heard_answer;
 	__u32 reflected; /* the far node's probes that we answered: our next sequence number */
+	__u32 caution; /* answers for which the peak does not decay, since we gave the path up too soon */
 	__u32 padded; /* sequence number of the last probe with padding that came back */
-	__u32 pad[2];
+	__u32 pad;
 };
 
 _Static_assert(sizeof(struct path) == 128, "two cache lines");

@@ -10,6 +10,7 @@
 
 enum liveness_policy {
 	PEAK_DECAY_SHIFT = 5, /* a peak loses a 32nd with each answer: half is gone after 22 */
+	ANSWERS_OF_CAUTION = 1024, /* for which a peak that was taken for a cut is kept: 10 s at 10 ms */
 	JITTER_SHIFT = 4, /* a change counts a 16th (RFC 3550, 6.4.1) */
 };
 
@@ -37,8 +38,9 @@ static __always_inline __u32 path_asked(struct path *path, __u32 ifindex, __u64 
 static __always_inline void note_rtt(struct path *path, __u64 rtt_ns)
 {
 	__u32 rtt_us = rtt_ns / NS_PER_US;
-	__u32 faded = path->rtt_peak_us - (path->rtt_peak_us >> PEAK_DECAY_SHIFT);
+	__u32 faded = path->rtt_peak_us - (path->caution ? 0 : path->rtt_peak_us >> PEAK_DECAY_SHIFT);
 
+	path->caution -= path->caution > 0;
 	path->rtt_us = rtt_us;
 	path->rtt_peak_us = rtt_us > faded ? rtt_us : faded;
 }
@@ -101,6 +103,16 @@ static __always_inline bool was_asked(const struct path *path, const struct hear
 	return (__s32)((__u32)path->sent - h->question) > 0;
 }
 
+/* From a path that was given up. If this answer only took longer than we waited, then nothing was cut: a
+ * machine that is too busy to encrypt, say. Who was wrong once is more patient for a while. */
+static __always_inline void come_back(struct path *path, const struct hearing *h)
+{
+	if ((__s64)(h->heard_ns - h->asked_ns) > patience_ns(path))
+		path->caution = ANSWERS_OF_CAUTION;
+	path->flaps += path->streak >= ANSWERS_TO_TRUST;
+	path->streak = 0;
+}
+
 /* An answer arrived; false if we never asked that. */
 static __always_inline bool path_heard(struct path *path, __u32 ifindex, const struct hearing *h)
 {
@@ -108,10 +120,8 @@ static __always_inline bool path_heard(struct path *path, __u32 ifindex, const s
 
 	if (path->ifindex != ifindex || h->asked_ns > path->sent_ns)
 		return false;
-	if (is_given_up(path, unanswered_ns, h->heard_ns)) {
-		path->flaps += path->streak >= ANSWERS_TO_TRUST;
-		path->streak = 0;
-	}
+	if (is_given_up(path, unanswered_ns, h->heard_ns))
+		come_back(path, h);
 	if (was_asked(path, h))
 		note_sequence(path, h);
 	path->streak += path->streak < __UINT32_MAX__;

@@ -26,7 +26,7 @@ ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
 NODE = struct.Struct(f"=HH{MAX_PATHS}H{MAX_PATHS}I")
-PATH = struct.Struct("=QQQQQ6IQQQ8I8x")
+PATH = struct.Struct("=QQQQQ6IQQQ9I4x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
 TOKEN = struct.Struct("=6Q5I8xI")
@@ -148,6 +148,7 @@ class PathState(NamedTuple):
     heard_question: int = 0
     heard_answer: int = 0
     reflected: int = 0
+    caution: int = 0
     padded: int = 0
 
     @property

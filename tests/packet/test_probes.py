@@ -19,6 +19,7 @@ FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 STAMP_PORT, PROBE_PORT = 862, 50862
 UDP_HEADER, STAMP_BYTES = 8, 44
 INTERVAL_NS = 50_000_000
+CAUTION = 1024  # answers
 NS_PER_S = 10**9
 # RFC 8762, figures 2 and 4
 _ANSWER = struct.Struct(">IIIHHIIIIIHHB3x")
@@ -301,6 +302,25 @@ def test_a_path_that_was_given_up_begins_again(scene: Scene) -> None:
         scene.rig.run("from_overlay", answer_to(out, "far", V4), "mfwg00")
         state = scene.rig.path(FAR, 0)
         assert (state.streak, state.flaps) == (streak, 1)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_who_gave_up_too_soon_is_more_patient_for_a_while(scene: Scene, late: bool) -> None:
+    """An answer that only took long was no cut: its time is not forgotten with the next ones."""
+    long_ago = time.monotonic_ns() - 30 * NS_PER_S
+    _set(scene.rig, unanswered_ns=long_ago, sent_ns=time.monotonic_ns(), sent=3)
+    question = probe("host", "far", V4, 0)
+    out = (
+        answer_to(question, "far", V4, long_ago)
+        if late
+        else answer_to(leave(scene.rig, "mfwg00", question), "far", V4)
+    )
+    scene.rig.run("from_overlay", out, "mfwg00")
+    state = scene.rig.path(FAR, 0)
+    assert (state.flaps, state.caution) == (1, CAUTION - 1 if late else 0)
+    out = leave(scene.rig, "mfwg00", question)
+    scene.rig.run("from_overlay", answer_to(out, "far", V4), "mfwg00")
+    assert (scene.rig.path(FAR, 0).rtt_peak_us == state.rtt_peak_us) is late
 
 
 def test_what_was_never_trusted_is_not_given_up(scene: Scene) -> None:

@@ -244,6 +244,7 @@ def test_any_packet_begins_one_where_there_is_none(clock: Clock, size: int, segm
 
 
 def test_none_begins_while_one_lives(clock: Clock) -> None:
+    clock.set(ticked_ns=time.monotonic_ns() + LONG_AGO_NS)
     assert clock.tick(mark=FABRIC_MARK).action == SHOT
     assert (clock.state.starts, clock.state.generation) == (0, MINE)
 

@@ -129,7 +129,7 @@ def test_a_policy_value() -> None:
 
 def test_what_is_read_comes_back() -> None:
     state = PathState(*range(1, len(PathState._fields) + 1))
-    assert read_path(struct.pack("=5Q6I3Q8I8x", *state)) == read_path(path_value(state)) == state
+    assert read_path(struct.pack("=5Q6I3Q9I4x", *state)) == read_path(path_value(state)) == state
     assert read_counter([struct.pack("=QQ", 1, 100), struct.pack("=QQ", 2, 11)]) == (3, 111)
     assert number(258) == struct.pack("=I", 258)
 
