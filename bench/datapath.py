@@ -222,7 +222,7 @@ class Bench:
         self._tables.write(self._world)
         self._forget_flows()
         for index, tunnel in enumerate(self._world.nodes[fabric.FAR].tunnels):
-            state = tables.PATH.pack(0, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self._ifindex[tunnel], 0)
+            state = tables.path_value(tables.PathState(streak=TRUSTED, ifindex=self._ifindex[tunnel]))
             self._maps("paths").update(tables.number(index), state)
         for sent in case.opens:
             program = self._datapath.programs[sent.program]

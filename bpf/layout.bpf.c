@@ -13,6 +13,9 @@ struct layout {
 	struct workload workload;
 	struct node node;
 	struct path path;
+	struct probe_ends probe_ends;
+	struct loop loop;
+	struct token token;
 	struct policy_key policy_key;
 	struct policy_value policy_value;
 	struct audit audit;

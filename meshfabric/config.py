@@ -31,6 +31,7 @@ KERNEL_TABLES = range(253, 256)
 """default, main and local (rt_tables)."""
 FLOWS = (1024, 1 << 24)
 INTERVAL_MS = (1, 10_000)
+IDLE_MS = 60_000
 DRIFT_CHECK_S = (0.1, 86_400.0)
 GRACE_S = (1.0, 86_400.0)
 AWAY_S = (1.0, 31_536_000.0)
@@ -170,7 +171,9 @@ def _check_device(found: Located[Settings], device: str, i: int) -> None:
         remedy = f"at most {IFNAMSIZ} characters, no space, / or :"
         raise found.error(f"no device can be called {device!r}", "uplinks", i, "device", remedy=remedy)
     prefix = found.value.datapath.prefix
-    if is_tunnel_device(prefix, device) or re.fullmatch(rf"{re.escape(prefix)}(host[01]|p[0-9]+)", device):
+    if is_tunnel_device(prefix, device) or re.fullmatch(
+        rf"{re.escape(prefix)}(host[01]|tick[01]|p[0-9]+)", device
+    ):
         remedy = "name a device of the underlay, or set another datapath.prefix"
         raise found.error(
             f"{device} is a name of the fabric's own devices", "uplinks", i, "device", remedy=remedy
@@ -200,7 +203,9 @@ def _check_datapath(found: Located[Settings]) -> None:
         what = f"datapath.table_base {datapath.table_base} takes in the kernel's own routing tables"
         raise found.error(what, "datapath", "table_base", remedy="8 in a row without 253 to 255")
     _check_range(found, datapath.flows, *FLOWS, "datapath", "flows")
-    _check_range(found, found.value.probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
+    probe = found.value.probe
+    _check_range(found, probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
+    _check_range(found, probe.idle_ms, probe.interval_ms, IDLE_MS, "probe", "idle_ms")
     _check_range(found, found.value.drift_check_s, *DRIFT_CHECK_S, "drift_check_s")
     _check_range(found, found.value.rotation.grace_s, *GRACE_S, "rotation", "grace_s")
     _check_range(found, found.value.rotation.away_s, *AWAY_S, "rotation", "away_s")

@@ -277,7 +277,7 @@ class _Reader:
     def key(self, table: Table, key: Any) -> object:
         if table is Table.WORKLOADS:
             return self._places[NUMBER.unpack(key)[0]]
-        if table is Table.NODES:
+        if table in (Table.NODES, Table.PROBES):
             return self._places[FIRST_NODE + NUMBER.unpack(key)[0]]
         if table is Table.POLICY:
             bits, subject, peer, *rest = POLICY_KEY.unpack(key)

@@ -168,6 +168,8 @@ DEVICES = (
     "mfp2",
     "mfp3",
     "tap0",
+    "mftick0",
+    "mftick1",
     "mfwg00b",
     "mfwg11b",
 )

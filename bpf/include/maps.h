@@ -73,6 +73,38 @@ struct {
 	__uint(max_entries, (MAX_NODES * MAX_PATHS));
 } paths SEC(".maps") BY_DATAPATH;
 
+/* What probes to each node are made from, by place - FIRST_NODE. Agent writes, the token reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct probe_ends);
+	__uint(max_entries, MAX_NODES);
+} probes SEC(".maps");
+
+/* A bit for each node that there was traffic for of late. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, ACTIVE_WORDS);
+} active SEC(".maps") A_COPY;
+
+/* Where the token goes round. Agent writes; read when traffic begins, and by the token. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct loop);
+	__uint(max_entries, 1);
+} loop SEC(".maps");
+
+/* Datapath writes, agent reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct token);
+	__uint(max_entries, 1);
+} token SEC(".maps") A_COPY;
+
 /* Bumped, last, after anything changed that a verdict about the place was made from. Agent writes; every packet reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

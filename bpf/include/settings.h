@@ -12,7 +12,8 @@ const volatile __u16 wg_port_base = 51820; /* UDP port of uplink 0 towards slot 
 const volatile __u16 world_port_base = 61000; /* the first of the ports that translated flows come from */
 const volatile __u16 world_ports = 0; /* how many there are; 0: nothing is translated */
 const volatile __u64 probe_interval_ns = 50 * 1000 * 1000;
-const volatile __u64 probe_grace_ns = 10 * 1000 * 1000; /* scheduling noise at both ends */
+const volatile __u64 probe_grace_ns = 5 * 1000 * 1000; /* scheduling noise at both ends */
+const volatile __u64 probe_idle_ns = 1000 * 1000 * 1000; /* from probe to probe where there is no traffic */
 const volatile __u32 largest_share = 32768; /* of one workload, in established flows */
 const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
 

@@ -29,6 +29,9 @@ enum sizes {
 	MAX_SLOTS = 8, /* uplinks of a node */
 	GENERATIONS = 2, /* of the keys of a node's tunnels */
 	RECENT_FLOWS = 262144, /* a power of two */
+	NODES_PER_WORD = 64,
+	ACTIVE_WORDS = (MAX_NODES + NODES_PER_WORD - 1) / NODES_PER_WORD,
+	ACTIVE_BITS = ACTIVE_WORDS * NODES_PER_WORD, /* the last of them are no nodes */
 };
 
 /* Probes between the hosts of two nodes: STAMP, RFC 8762. */
@@ -78,19 +81,66 @@ struct node {
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
 };
 
-/* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. */
+/* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. What a
+ * packet's choice needs comes first, in one cache line. */
 struct path {
 	__u64 unanswered_ns; /* send time of the oldest probe without an answer, 0: none */
+	__u64 traffic_ns; /* at a node's first position: when there was last something for the node; coarse clock */
 	__u64 sent_ns;
-	__u64 heard_ns;
-	__u64 sent;
+	__u64 sent; /* also the sequence number of the next probe */
 	__u64 heard;
 	__u32 rtt_us; /* last */
 	__u32 rtt_peak_us; /* decaying: patience grows with queueing */
 	__u32 streak; /* answers since the path was last given up */
 	__u32 flaps; /* times it was given up */
 	__u32 ifindex; /* the device that this state is of; another one starts anew */
+	__u32 answered; /* sequence number after that of the last probe that was answered */
+	__u64 heard_ns;
+	__u64 transit_out_ns; /* of the last probe, by two clocks that nobody compares: only changes tell */
+	__u64 transit_back_ns;
+	__u32 jitter_out_ns; /* mean change of the transit times (RFC 3550, 6.4.1) */
+	__u32 jitter_back_ns;
+	__u32 lost_out; /* probes that the far node did not see */
+	__u32 lost_back; /* answers that we did not */
+	__u32 heard_question; /* sequence numbers of the last answer that came in order */
+	__u32 heard_answer;
+	__u32 reflected; /* the far node's probes that we answered: our next sequence number */
+	__u32 caution; /* answers for which the peak does not decay, since we gave the path up too soon */
 	__u32 padded; /* sequence number of the last probe with padding that came back */
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct path) == 128, "two cache lines");
+
+/* What the probes to a node are made from. The rest of them is the same for all. */
+struct probe_ends {
+	struct addr source; /* our host's address */
+	struct addr destination; /* the node's; none: it is not probed from here */
+};
+
+/* The pair of devices that the token goes round in: it leaves by one, behind a queue that holds it back for
+ * one interval, and comes in by the other. */
+struct loop {
+	__u32 out_ifindex;
+	__u32 in_ifindex; /* 0: there is none, somebody else sends the probes */
+};
+
+/* The token that paces the probes, written by the datapath only. */
+struct token {
+	__u64 ticked_ns; /* when it last came round, 0: it ended */
+	__u64 started_ns; /* when somebody last began one */
+	__u64 swept_ns; /* when the last turn to all idle nodes began */
+	__u64 ticks;
+	__u64 starts;
+	__u64 probes;
+	__u32 generation; /* the mark of the one token that counts */
+	__u32 early; /* times in a row that it came too soon */
+	__u32 next_active; /* node to go on with, counted on beyond ACTIVE_BITS within a tick */
+	__u32 last_active; /* where this tick's turn to all active nodes would end */
+	__u32 next_idle; /* the same; MAX_NODES: the turn is over */
+	__u32 found_active; /* nodes in this tick */
+	__s32 left; /* probes that this tick may still send */
+	__u32 strays; /* tokens of another generation, or ever too soon, that were dropped */
 };
 
 /* What may be said, by whom, to whom. The longest prefix wins for the port; of the entries for the

@@ -9,8 +9,8 @@
 
 #include <linux/if_packet.h>
 #include "complaint.h"
+#include "demand.h"
 #include "mss.h"
-#include "path.h"
 
 /* The length of each packet that a GSO packet will become, without link header. */
 static __noinline __u32 segment_length(struct __sk_buff *skb, const struct packet *p, __u32 l3)
@@ -108,6 +108,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 	__u64 tunnel = choose_tunnel(node, node_index);
 	if (mtu_of(tunnel) && is_too_big(skb, p, ETH_HLEN, mtu_of(tunnel)))
 		return complain(skb, p, mtu_of(tunnel));
+	note_traffic(skb, node_index);
 	return send_into_tunnel(skb, device_of(tunnel), skb->len - ETH_HLEN, FORWARDED_TO_NODE);
 }
 

@@ -1,59 +1,42 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
- * Probes inside each tunnel: STAMP in unauthenticated mode (RFC 8762). Somebody
- * sends them from the host's fabric address out of the WireGuard device; here
- * they get their time as they leave, are reflected by the far node without
- * waking it, and are heard as they come back.
+ * Probes inside each tunnel: STAMP in unauthenticated mode (RFC 8762), from the
+ * host's fabric address. The token makes them (token.h), or where there is none
+ * the agent sends them out of the WireGuard device, and they get their time and
+ * number here as they leave. The far node reflects them without waking anybody,
+ * and they are heard as they come back.
  *
- *      host --to_overlay: probe_leaves--> tunnel --from_overlay: probe_reflect--+
- *           path state <--from_overlay: probe_heard-- tunnel <------------------+
+ *      token ---------------------------+
+ *      agent --to_overlay: probe_leaves-+-> tunnel --from_overlay: probe_reflect--+
+ *           path state <--from_overlay: probe_heard-- tunnel <--------------------+
  *
- * Times are of the monotonic clock in NTP's 64-bit format (RFC 8762, 4.2.1), the
- * error estimate says that it is synchronised with nobody's (RFC 4656, 4.1.2).
+ * question.h has what they look like.
  */
 #ifndef MESHFABRIC_STAMP_H
 #define MESHFABRIC_STAMP_H
 
 #include "address.h"
-#include "liveness.h"
 #include "probe.h"
+#include "question.h"
 #include "verdict.h"
 
-/* Both directions; what the sender leaves zero the reflector fills in (RFC 8762, 4.2.1 and 4.3.1). */
-struct stamp {
-	__be32 sequence;
-	__be32 timestamp[2]; /* seconds, fraction */
-	__be16 error_estimate;
-	__u16 zero;
-	__be32 received[2];
-	__be32 sender_sequence;
-	__be32 sender_timestamp[2];
-	__be16 sender_error_estimate;
-	__u16 zero2;
-	__u8 sender_ttl;
-	__u8 zero3[3];
-} __attribute__((packed));
+enum { NO_PLACE = 0 };
 
-_Static_assert(sizeof(struct stamp) == 44, "RFC 8762, figures 2 and 4");
-
-enum stamp_field {
-	UNSYNCHRONISED = 0x0001, /* S and Z clear, scale 0, multiplier 1: it must not be 0 */
-	NO_PLACE = 0,
-};
-
-#define NTP_NS_PER_S 1000000000ULL
 #define PROBE_MEMORY_NS (60 * NTP_NS_PER_S) /* an older answer tells nothing */
 
-/* The fraction is rounded up, so that from_ntp gives back the very nanosecond. */
-static __always_inline void to_ntp(__u64 ns, __be32 *timestamp)
+/* The state of the node's path over this device. */
+static __noinline struct path *path_over(__u32 place, __u32 ifindex)
 {
-	timestamp[0] = bpf_htonl(ns / NTP_NS_PER_S);
-	timestamp[1] = bpf_htonl((((ns % NTP_NS_PER_S) << 32) + NTP_NS_PER_S - 1) / NTP_NS_PER_S);
-}
+	__u32 node_index = place - FIRST_NODE;
+	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
 
-static __always_inline __u64 from_ntp(const __be32 *timestamp)
-{
-	return bpf_ntohl(timestamp[0]) * NTP_NS_PER_S + ((bpf_ntohl(timestamp[1]) * NTP_NS_PER_S) >> 32);
+	if (!node)
+		return NULL;
+	for (__u32 i = 0; i < MAX_PATHS; i++) {
+		if (node->ifindex[i] == ifindex)
+			return path_at(node_index, i);
+	}
+	return NULL;
 }
 
 static __always_inline bool is_self(__u32 place)
@@ -76,6 +59,14 @@ static __noinline __u32 probed_node(const struct packet *p, __u32 our_end)
 static __always_inline __u32 stamp_at(const struct packet *p)
 {
 	return p->transport + sizeof(struct udphdr);
+}
+
+/* Whether more than the test packet itself came along, to see how much the path carries (RFC 8899): what is
+ * too large is lost, and that says nothing about the path's life. So it has a number of the agent's, and is
+ * not counted at either end. */
+static __always_inline bool is_padded(const struct packet *p)
+{
+	return p->length > stamp_at(p) + sizeof(struct stamp);
 }
 
 /* Replace the probe's bytes; right also for a checksum that the device is yet to complete. */
@@ -106,14 +97,15 @@ static __always_inline bool turn_round(struct __sk_buff *skb, const struct packe
 	return !bpf_skb_store_bytes(skb, __builtin_offsetof(struct ipv6hdr, saddr), both, sizeof(both), 0);
 }
 
-/* RFC 8762, 4.3: a stateless reflector repeats the sender's sequence number. */
+/* RFC 8762, 4.3: who keeps a session's state counts its answers, who has none repeats the sender's number. */
+static __always_inline __be32 next_answer(struct path *path, const struct stamp *question)
+{
+	return path ? bpf_htonl(__sync_fetch_and_add(&path->reflected, 1)) : question->sequence;
+}
+
 static __always_inline void write_answer(struct stamp *answer, const struct stamp *question, __u8 ttl)
 {
-	__u64 now_ns = bpf_ktime_get_ns();
-
-	answer->sequence = question->sequence;
-	to_ntp(now_ns, answer->timestamp);
-	answer->error_estimate = bpf_htons(UNSYNCHRONISED);
+	write_time(answer, bpf_ktime_get_ns());
 	__builtin_memcpy(answer->received, answer->timestamp, sizeof(answer->received));
 	answer->sender_sequence = question->sequence;
 	__builtin_memcpy(answer->sender_timestamp, question->timestamp, sizeof(answer->sender_timestamp));
@@ -121,23 +113,18 @@ static __always_inline void write_answer(struct stamp *answer, const struct stam
 	answer->sender_ttl = ttl;
 }
 
-static __noinline int probe_reflect(struct __sk_buff *skb, const struct packet *p)
+static __noinline int probe_reflect(struct __sk_buff *skb, const struct packet *p, __u32 place)
 {
+	struct path *path = is_padded(p) ? NULL : path_over(place, skb->ifindex);
 	struct stamp question, answer = {};
 
 	if (bpf_skb_load_bytes(skb, stamp_at(p), &question, sizeof(question)))
 		return drop(skb, MALFORMED);
+	answer.sequence = next_answer(path, &question);
 	write_answer(&answer, &question, p->ttl);
 	if (!rewrite(skb, p, &question, &answer) || !turn_round(skb, p))
 		return drop(skb, MALFORMED);
 	return send_into_tunnel(skb, skb->ifindex, skb->len, PROBE_REFLECTED);
-}
-
-/* Whether more than the test packet itself came along, to see how much the path carries (RFC 8899): what is
- * too large is lost, and that says nothing about the path's life. */
-static __always_inline bool is_padded(const struct packet *p)
-{
-	return p->length > stamp_at(p) + sizeof(struct stamp);
 }
 
 static __always_inline bool padded_heard(struct path *path, __u32 ifindex, const struct stamp *answer)
@@ -148,21 +135,30 @@ static __always_inline bool padded_heard(struct path *path, __u32 ifindex, const
 	return true;
 }
 
+static __always_inline void read_answer(const struct stamp *answer, struct hearing *h)
+{
+	h->asked_ns = from_ntp(answer->sender_timestamp);
+	h->out_ns = from_ntp(answer->received) - h->asked_ns;
+	h->back_ns = h->heard_ns - from_ntp(answer->timestamp);
+	h->question = bpf_ntohl(answer->sender_sequence);
+	h->answer = bpf_ntohl(answer->sequence);
+}
+
 /* The answer ends here: what it said is in the path's state. */
 static __noinline int probe_heard(struct __sk_buff *skb, const struct packet *p, __u32 place)
 {
 	struct path *path = path_over(place, skb->ifindex);
-	__u64 now_ns = bpf_ktime_get_ns();
+	struct hearing h = {.heard_ns = bpf_ktime_get_ns()};
 	struct stamp answer;
 
 	if (!path)
 		return drop(skb, NO_PATH);
 	if (bpf_skb_load_bytes(skb, stamp_at(p), &answer, sizeof(answer)))
 		return drop(skb, MALFORMED);
-	__u64 asked_ns = from_ntp(answer.sender_timestamp);
 	if (is_padded(p))
 		return drop(skb, padded_heard(path, skb->ifindex, &answer) ? PROBE_HEARD : MALFORMED);
-	if (now_ns - asked_ns > PROBE_MEMORY_NS || !path_heard(path, skb->ifindex, asked_ns, now_ns))
+	read_answer(&answer, &h);
+	if (h.heard_ns - h.asked_ns > PROBE_MEMORY_NS || !path_heard(path, skb->ifindex, &h))
 		return drop(skb, MALFORMED);
 	return drop(skb, PROBE_HEARD);
 }
@@ -170,14 +166,13 @@ static __noinline int probe_heard(struct __sk_buff *skb, const struct packet *p,
 /* A probe that came out of a tunnel. */
 static __always_inline int probe_arrives(struct __sk_buff *skb, const struct packet *p, __u32 place)
 {
-	return is_question(p) ? probe_reflect(skb, p) : probe_heard(skb, p, place);
+	return is_question(p) ? probe_reflect(skb, p, place) : probe_heard(skb, p, place);
 }
 
-/* A probe on its way into a tunnel: note it, and give it the time, which its sender could only guess. */
+/* A probe of the agent's on its way into a tunnel: its time and number, which the agent could only guess. */
 static __noinline int probe_leaves(struct __sk_buff *skb, const struct packet *p, __u32 place)
 {
 	struct path *path = path_over(place, skb->ifindex);
-	__u64 now_ns = bpf_ktime_get_ns();
 	struct stamp old, new;
 
 	if (!path)
@@ -185,13 +180,11 @@ static __noinline int probe_leaves(struct __sk_buff *skb, const struct packet *p
 	if (bpf_skb_load_bytes(skb, stamp_at(p), &old, sizeof(old)))
 		return drop(skb, MALFORMED);
 	new = old;
-	to_ntp(now_ns, new.timestamp);
-	new.error_estimate = bpf_htons(UNSYNCHRONISED);
-	if (!rewrite(skb, p, &old, &new))
-		return drop(skb, MALFORMED);
-	if (!is_padded(p))
-		path_asked(path, skb->ifindex, now_ns);
-	return TC_ACT_UNSPEC;
+	if (is_padded(p))
+		write_time(&new, bpf_ktime_get_ns());
+	else
+		write_question(&new, path, skb->ifindex);
+	return rewrite(skb, p, &old, &new) ? TC_ACT_UNSPEC : drop(skb, MALFORMED);
 }
 
 #endif

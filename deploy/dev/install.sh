@@ -12,8 +12,8 @@ me=install
 . deploy/dev/debian.sh
 
 install bpftool bridge-utils clang-19 clang-format-19 etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping \
-	libbpf-dev libbpf1 linux-libc-dev make netcat-openbsd nftables openssl procps python3 python3-venv tcpdump util-linux \
-	wireguard-tools
+	libbpf-dev libbpf1 linux-libc-dev make netcat-openbsd nftables openssl procps python3 python3-venv tcpdump tshark \
+	util-linux wireguard-tools
 
 # unpack SUITE PACKAGE FILE: FILE of PACKAGE lands in build/deb.
 unpack() {

@@ -15,7 +15,7 @@ from meshfabric.agent.main import alone, read_config
 from meshfabric.guard import install
 from meshfabric.kernel import attach, links, wireguard
 from meshfabric.kernel.routes import MAIN
-from meshfabric.model.names import host_devices, is_pod_device, is_tunnel_device
+from meshfabric.model.names import host_devices, is_pod_device, is_tunnel_device, loop_devices
 from meshfabric.model.settings import Settings
 
 
@@ -52,7 +52,8 @@ def _devices(settings: Settings) -> Iterator[str]:
         if is_tunnel_device(prefix, device):
             gone = wireguard.delete_device(device)
         else:  # one end of a pair may have gone with the other
-            mine = is_pod_device(prefix, device) or device in host_devices(prefix)
+            pairs = (*host_devices(prefix), *loop_devices(prefix))
+            mine = is_pod_device(prefix, device) or device in pairs
             gone = mine and links.delete(device)
         if gone:
             yield f"device: {device} removed"

@@ -29,6 +29,7 @@ from meshfabric.agent.audit import Listener
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
+from meshfabric.agent.probing import Probing
 from meshfabric.agent.readings import Readings
 from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.simulation import Simulation
@@ -39,6 +40,7 @@ from meshfabric.api.server import serving
 from meshfabric.config import read_settings
 from meshfabric.kernel import features, wireguard
 from meshfabric.kernel.attach import pod_pair
+from meshfabric.kernel.delays import Delays
 from meshfabric.kernel.ephemeral import given_to_sockets
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.loader import Datapath, load
@@ -51,12 +53,11 @@ from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
 from meshfabric.model.names import host_devices
 from meshfabric.model.settings import Settings, WireGuardKind, WorldMode
-from meshfabric.model.tables import number
+from meshfabric.model.tables import FABRIC_MARK, number
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
-from meshfabric.probe.health import GRACE_MS, NS_PER_MS
-from meshfabric.probe.prober import Prober
+from meshfabric.probe.health import NS_PER_MS, grace_ns
 from meshfabric.reconcile.loop import Loop
 from meshfabric.reconcile.target import Target
 from meshfabric.store.client import Etcd
@@ -66,7 +67,7 @@ from meshfabric.store.publish import Records
 from meshfabric.store.registry import Registry
 from meshfabric.store.settings import Settings as StoreSettings
 
-OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o")
+OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o", "token.bpf.o")
 OBJECTS_ENV = "MESHFABRIC_BPF"
 STATE_MODE = 0o700
 FEW_TRANSLATIONS = 1024  # room in tables that nobody uses
@@ -147,7 +148,9 @@ def load_datapath(settings: Settings) -> Datapath:
             "world_ports": (datapath.world_ports if translates else 0).to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
             "largest_share": number(max(datapath.flows // SHARES, 1)),
-            "probe_grace_ns": (GRACE_MS * NS_PER_MS).to_bytes(8, "little"),
+            "probe_grace_ns": grace_ns(settings.probe.interval_ms).to_bytes(8, "little"),
+            "probe_idle_ns": (settings.probe.idle_ms * NS_PER_MS).to_bytes(8, "little"),
+            "fabric_mark": FABRIC_MARK.to_bytes(4, "little"),
         },
     )
 
@@ -176,7 +179,7 @@ class Agent:
         self._workloads = Workloads(
             self._loop, self._netlink, self._events, lambda: self._memory.save_numbers()
         )
-        self._readings = Readings(self._loop, datapath.maps["paths"], datapath.maps["reasons"])
+        self._readings = Readings(self._loop, datapath.maps)
         flow_tables = (datapath.maps["flows"], datapath.maps["new_flows"])
         self._simulation = Simulation(self._world, flow_tables)
         self._store = StoreSource(self._etcd, settings.fabric, self._registry, self._loop, self._events)
@@ -185,7 +188,7 @@ class Agent:
         self._rotation = Rotation(
             self._loop, self._store, self._readings, self._tunnels, self._netlink, self._events
         )
-        self._prober = Prober(settings.probe.interval_ms)
+        self._probing = Probing(settings, self._loop, self._readings, self._events.note)
         self._listener = Listener(datapath.maps["audits"], self._world, self._events.note)
         self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
         self._round_done = asyncio.Event()
@@ -240,7 +243,7 @@ class Agent:
             self._loop.run(),
             self._store.run(),
             self._links.run(),
-            self._prober.run(),
+            *self._probing.parts(),
             self._listener.run(),
             self._sizing.run(),
             self._rotation.run(),
@@ -260,6 +263,7 @@ class Agent:
             Routing(own_tables, outer, self._netlink),
             Mtus(lambda name: self._workloads.devices(name), self._netlink),
             Queues(self._events.note, self._netlink),
+            Delays(self._events.note, self._netlink),
             MapTables(datapath.maps, self._maps),
             upgrade.Replacing(
                 Programs(datapath.programs, self._pins / "links", self._netlink),
@@ -297,7 +301,7 @@ class Agent:
         return any(workload.device == device for workload in self._world.workloads.values())
 
     def _after_round(self) -> None:
-        self._prober.aim(self._readings.probe_targets)
+        self._probing.aim()
         self._sizing.aim()
         self._round_done.set()
 

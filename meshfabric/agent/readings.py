@@ -1,14 +1,24 @@
 """What the datapath and WireGuard show at this moment, for listings, metrics and the prober."""
 
 import time
+from collections.abc import Mapping
 
 from meshfabric.compiler.paths import ways
-from meshfabric.compiler.workloads import host_name
+from meshfabric.compiler.probes import probe_ends
 from meshfabric.kernel.bpf import Map
 from meshfabric.kernel.wireguard import DeviceState
-from meshfabric.model.addresses import is_ipv4
 from meshfabric.model.plan import Table, TunnelPeer
-from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PathState, Reason, number, read_counter, read_path
+from meshfabric.model.tables import (
+    FIRST_NODE,
+    MAX_PATHS,
+    PathState,
+    Reason,
+    TokenState,
+    number,
+    read_counter,
+    read_path,
+    read_token,
+)
 from meshfabric.observe.metrics import PathReading
 from meshfabric.observe.rows import PathSeen
 from meshfabric.probe.health import Health, chosen, health
@@ -18,11 +28,11 @@ from meshfabric.reconcile.loop import Loop
 
 
 class Readings:
-    """Reads `paths` and `reasons`; writes nothing."""
+    """Reads `paths`, `reasons` and `token`; writes nothing."""
 
-    def __init__(self, loop: Loop, paths: Map, reasons: Map) -> None:
+    def __init__(self, loop: Loop, maps: Mapping[str, Map]) -> None:
         self._loop, self._world = loop, loop.world
-        self._paths, self._reasons = paths, reasons
+        self._paths, self._reasons, self._token = maps["paths"], maps["reasons"], maps["token"]
 
     def counters(self) -> dict[Reason, tuple[int, int]]:
         """Packets and bytes by reason."""
@@ -65,31 +75,31 @@ class Readings:
                 seen.state.sent,
                 seen.state.heard,
                 seen.state.flaps,
+                seen.state.lost_out,
+                seen.state.lost_back,
+                seen.state.jitter_out_ns,
+                seen.state.jitter_back_ns,
             )
             for seen in self.paths({})
         ]
 
     def probe_targets(self) -> list[Target]:
         """Every tunnel that exists, with our address and the other node's of one family."""
-        host = self._world.workloads.get(host_name(self._world))
-        own = {is_ipv4(address): address for address in host.addresses} if host else {}
         targets = []
         for node in sorted(self._world.nodes):
-            allocation = self._world.allocations.get(node)
-            far = {is_ipv4(address): address for address in allocation.addresses} if allocation else {}
-            families = sorted(own.keys() & far.keys())
+            ends = probe_ends(self._world, node)
             there = [way for way in ways(self._world, node) if way.device in self._world.links]
-            targets += [
-                Target(way.device, own[families[-1]], far[families[-1]], node, way.position)
-                for way in there
-                if families
-            ]
+            targets += [Target(way.device, *ends, node, way.position) for way in there if ends]
         return targets
 
     def look(self, target: Target) -> Look:
         """What the sizer has to know of a path."""
         state = self._state(target.node, target.at)
         return Look(self._health(state, target.device) == Health.UP, state.padded)
+
+    def token(self) -> TokenState:
+        """What paces the probes."""
+        return read_token(self._token.lookup(number(0)) or b"")
 
     def _state(self, node: str, at: int) -> PathState:
         place = self._world.node_numbers.take(node)

@@ -27,6 +27,7 @@ REMEDIES = {
     "wg": "install the package wireguard-tools",
     "wireguard-go": "install the package wireguard-go, 20231211 or newer, or a kernel with WireGuard",
     "attach": "boot Linux 6.6 or newer, or load the modules sch_ingress and cls_bpf",
+    "delay": "load the module sch_fq, sch_tbf or sch_htb: without it probes end with the agent",
     "tun": "load the module tun (modprobe tun), or make /dev/net/tun",
     "memlock": "raise the limit of locked memory: LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited",
     "ipv6": "boot without ipv6.disable=1",

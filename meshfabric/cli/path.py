@@ -11,7 +11,7 @@ from meshfabric.cli.table import Column
 path_app = typer.Typer()
 
 
-def _rtt(value: Any) -> str:
+def _ms(value: Any) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
@@ -30,9 +30,13 @@ COLUMNS = (
     Column("state", "STATE", styles={"up": "green", "down": "bold red", "new": "yellow"}),
     Column("active", "ACTIVE", styles={"yes": "bold"}),
     Column("mtu", "MTU", spare=1, right=True),
-    Column("rtt_ms", "RTT MS", right=True, show=_rtt),
+    Column("rtt_ms", "RTT MS", right=True, show=_ms),
+    Column("jitter_out_ms", "JITTER OUT", spare=5, right=True, show=_ms),
+    Column("jitter_back_ms", "JITTER BACK", spare=5, right=True, show=_ms),
     Column("sent", "SENT", spare=5, right=True),
     Column("heard", "HEARD", spare=5, right=True),
+    Column("lost_out", "LOST OUT", spare=5, right=True),
+    Column("lost_back", "LOST BACK", spare=5, right=True),
     Column("flaps", "FLAPS", spare=4, right=True),
     Column("handshake_s", "HANDSHAKE", spare=6, show=_ago),
     Column("rx_bytes", "RECEIVED", spare=7, right=True, show=size),
@@ -42,7 +46,7 @@ COLUMNS = (
 
 @path_app.command("list")
 def list_paths(socket: Socket = SOCKET, output: Output = Format.TABLE) -> None:
-    """Every path of this node; SENT and HEARD count probes."""
+    """Every path of this node; SENT, HEARD and LOST count probes, JITTER is in ms each way."""
     print_rows(ask_rows(socket, "paths"), COLUMNS, output, "paths")
 
 

@@ -14,6 +14,7 @@ from meshfabric.compiler.addresses import address_entry, addresses_of_node, pref
 from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
 from meshfabric.compiler.policies import pair_entries, subjects
+from meshfabric.compiler.probes import loop_entries, probe_entries
 from meshfabric.compiler.records import endpoint_record_entries, node_record_entries
 from meshfabric.compiler.wireguard import peer_entries, tunnel_entries, uplink_table_entries
 from meshfabric.compiler.workloads import (
@@ -24,7 +25,7 @@ from meshfabric.compiler.workloads import (
     workload_entries,
 )
 from meshfabric.model.addresses import ADDRESS_BITS, Prefix, family_of, host_prefix, prefix_of
-from meshfabric.model.names import host_devices
+from meshfabric.model.names import host_devices, loop_devices
 from meshfabric.model.networks import network_labels
 from meshfabric.model.node import MAX_SLOTS, Endpoint, Link, Workload
 from meshfabric.model.plan import Change, Entries, Plan, Table, Unit
@@ -111,7 +112,7 @@ def _places_of(world: World, identities: set[int]) -> set[int]:
 
 
 def _all_units(world: World) -> Iterator[Unit]:
-    yield from (("fabric",), ("routes",), ("uplinks",), ("tables",), ("record",))
+    yield from (("fabric",), ("routes",), ("uplinks",), ("tables",), ("record",), ("loop",))
     yield from _tunnels(world, range(MAX_SLOTS))
     yield from _for_nodes(world.nodes)
     yield from _for_workloads(world)
@@ -123,7 +124,7 @@ def _tunnels(world: World, remotes: Iterable[int], locals_: Iterable[int] | None
 
 
 def _for_nodes(names: Iterable[str]) -> Iterator[Unit]:
-    return ((what, name) for name in names for what in ("peer", "node"))
+    return ((what, name) for name in names for what in ("peer", "node", "probe"))
 
 
 def _for_workloads(world: World) -> Iterator[Unit]:
@@ -182,6 +183,7 @@ def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from (("workload", event.key), ("endpoint", event.key))
     if event.key == host_name(world):
         yield from (("fabric",), ("routes",))
+        yield from (("probe", name) for name in world.nodes)
 
 
 def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
@@ -194,6 +196,8 @@ def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
             yield from _for_nodes(world.nodes)
     elif event.key == outer:
         yield ("routes",)
+    elif event.key in loop_devices(world.settings.datapath.prefix):
+        yield ("loop",)
     elif str(event.key).startswith(f"{world.settings.datapath.prefix}wg") and _moved(before, event.value):
         yield from _tunnels(world, range(MAX_SLOTS))
         yield from (("node", name) for name in world.nodes)
@@ -318,6 +322,8 @@ _COMPILE: dict[str, Callable[..., Entries]] = {
     "tunnel": tunnel_entries,
     "peer": peer_entries,
     "node": node_entries,
+    "probe": probe_entries,
+    "loop": loop_entries,
     "workload": workload_entries,
     "endpoint": endpoint_record_entries,
 }

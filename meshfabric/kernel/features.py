@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshfabric.kernel import clsact as filters
-from meshfabric.kernel import libbpf, netns, nft, pairs, rtnl, tool
+from meshfabric.kernel import holding, libbpf, netns, nft, pairs, rtnl, tool
 from meshfabric.kernel.bpf import Direction, Link, Map, MapType, Program, Side
 from meshfabric.kernel.tun import create_tun
 from meshfabric.model.errors import MeshfabricError, PermanentError, UnsupportedError
@@ -98,6 +98,11 @@ def fq() -> Feature:
     return _alone(lambda: _try("fq", lambda: _qdisc("fq"), False, "3.12"))
 
 
+def delay() -> Feature:
+    """The best queue that can hold a packet back, as `detail`; raises PermanentError without root."""
+    return _alone(lambda: _try("delay", _delay, False, "2.6"))
+
+
 def netem() -> Feature:
     """Whether the kernel can emulate bad networks; raises PermanentError without root."""
     return _alone(lambda: _try("netem", lambda: _qdisc("netem"), False, "2.6"))
@@ -125,6 +130,7 @@ def _probe(wireguard_go: Path | None) -> list[Feature]:
         _try("wg", lambda: tool.run(["wg", "--version"]).split(" - ")[0], True),
         _try("nftables", nft.trial, False, nft.SINCE),
         _try("fq", lambda: _qdisc("fq"), False, "3.12"),
+        _try("delay", _delay, False, "2.6"),
         _try("netem", lambda: _qdisc("netem"), False, "2.6"),
     ]
 
@@ -275,6 +281,10 @@ def _qdisc(kind: str) -> str:
         route.tc("add", kind, index=_LOOPBACK, handle="1:")
         route.tc("del", index=_LOOPBACK, root=True)
     return "a queue can be made"
+
+
+def _delay() -> str:
+    return holding.try_queues("lo", _LOOPBACK)
 
 
 def _wireguard_go(setting: Path | None) -> str:

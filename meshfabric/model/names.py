@@ -70,6 +70,11 @@ def host_devices(prefix: str) -> tuple[str, str]:
     return f"{prefix}host0", f"{prefix}host1"
 
 
+def loop_devices(prefix: str) -> tuple[str, str]:
+    """The pair that the probes' token goes round in: the one it leaves by, the one it comes in by."""
+    return f"{prefix}tick0", f"{prefix}tick1"
+
+
 def workload_mac(number: int) -> str:
     """A locally administered MAC for workload `number` (1 .. 4095) of a node."""
     return f"02:6d:66:01:{number >> 8:02x}:{number & 0xFF:02x}"

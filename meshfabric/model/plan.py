@@ -27,9 +27,12 @@ class Table(Enum):
     ROUTES = "routes"
     MTUS = "mtus"
     QUEUES = "queues"
+    DELAYS = "delays"
     FABRIC = "fabric"
     UPLINKS = "uplinks"
     NODES = "nodes"
+    PROBES = "probes"
+    LOOP = "loop"
     WORKLOADS = "workloads"
     DEVICES = "devices"
     POLICY = "policy"
@@ -42,6 +45,8 @@ MAPS = (
     Table.FABRIC,
     Table.UPLINKS,
     Table.NODES,
+    Table.PROBES,
+    Table.LOOP,
     Table.WORKLOADS,
     Table.DEVICES,
     Table.POLICY,
@@ -90,6 +95,15 @@ class FairQueue(msgspec.Struct, frozen=True):
     """The queue of an uplink is to be fq (key: its device), unless an operator chose another."""
 
     ifindex: int
+
+
+class Delay(msgspec.Struct, frozen=True):
+    """A pair of devices (key: one of the two): what leaves by that one is held back, one packet after the
+    other for `interval_ms`, and comes in by `peer`.
+    """
+
+    peer: str
+    interval_ms: int
 
 
 class Attachment(msgspec.Struct, frozen=True):

@@ -76,9 +76,10 @@ class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Each tunnel to each node is probed once in `interval_ms`."""
+    """Each tunnel to a node with traffic is probed once in `interval_ms`, to another once in `idle_ms`."""
 
     interval_ms: int = 50
+    idle_ms: int = 1000
 
 
 class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,11 +16,13 @@ from meshfabric.model.tables import (
     FABRIC_HEAD,
     FABRIC_PREFIX,
     FIRST_NODE,
+    LOOP,
     MAX_PREFIXES,
     NUMBER,
     POLICY_FIXED_BITS,
     POLICY_KEY,
     POLICY_VALUE,
+    PROBE_ENDS,
     PROTOCOL_BITS,
     UPLINK,
     WORKLOAD,
@@ -53,6 +55,11 @@ def _node_key(key: bytes) -> str:
 
 def _node(value: bytes) -> str:
     return ", ".join(f"ifindex {index} mtu {mtu}" for index, mtu in read_node(value)) or "no path"
+
+
+def _probe(value: bytes) -> str:
+    source, destination = map(format_address, PROBE_ENDS.unpack(value))
+    return f"from {source} to {destination}"
 
 
 def _address_key(key: bytes) -> str:
@@ -120,6 +127,8 @@ _KEYS: dict[str, Callable[[bytes], str]] = {
     "fabric": _number,
     "uplinks": lambda key: f"slot {_number(key)}",
     "nodes": _node_key,
+    "probes": _node_key,
+    "loop": _number,
     "workloads": lambda key: f"place {_number(key)}",
     "devices": lambda key: f"ifindex {_number(key)}",
     "policy": _policy_key,
@@ -129,6 +138,8 @@ _VALUES: dict[str, Callable[[bytes], str]] = {
     "fabric": _fabric,
     "uplinks": _uplink,
     "nodes": _node,
+    "probes": _probe,
+    "loop": lambda value: "out ifindex {} in ifindex {}".format(*LOOP.unpack(value)),
     "workloads": _workload,
     "devices": lambda value: f"place {_number(value)}",
     "policy": _policy,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from meshfabric.model.addresses import Address, Prefix, is_ipv4, mask_of
 
+FABRIC_MARK = 0x6D667061  # on a packet between two of the programs
 FIRST_NODE = 4096
 PLACES = 8192
 WORLD = PLACES - 1
@@ -25,7 +26,10 @@ ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
 NODE = struct.Struct(f"=HH{MAX_PATHS}H{MAX_PATHS}I")
-PATH = struct.Struct("=QQQQQIIIIII")
+PATH = struct.Struct("=QQQQQ6IQQQ9I4x")
+PROBE_ENDS = struct.Struct("=16s16s")
+LOOP = struct.Struct("=II")
+TOKEN = struct.Struct("=6Q5I8xI")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IBB2x")
 AUDIT = struct.Struct("=16s16sII2sBB4x")
@@ -125,17 +129,51 @@ class AuditRecord(NamedTuple):
 class PathState(NamedTuple):
     """One tunnel's state as the datapath keeps it (struct path); times in ns of the monotonic clock."""
 
-    unanswered_ns: int
-    sent_ns: int
-    heard_ns: int
-    sent: int
-    heard: int
-    rtt_us: int
-    rtt_peak_us: int
-    streak: int
-    flaps: int
-    ifindex: int
+    unanswered_ns: int = 0
+    traffic_ns: int = 0
+    sent_ns: int = 0
+    sent: int = 0
+    heard: int = 0
+    rtt_us: int = 0
+    rtt_peak_us: int = 0
+    streak: int = 0
+    flaps: int = 0
+    ifindex: int = 0
+    answered: int = 0
+    heard_ns: int = 0
+    transit_out_ns: int = 0
+    transit_back_ns: int = 0
+    jitter_out_ns: int = 0
+    jitter_back_ns: int = 0
+    lost_out: int = 0
+    lost_back: int = 0
+    heard_question: int = 0
+    heard_answer: int = 0
+    reflected: int = 0
+    caution: int = 0
     padded: int = 0
+
+    @property
+    def open_probes(self) -> int:
+        """How many left since the last one that was answered."""
+        return (self.sent - self.answered) & 0xFFFFFFFF
+
+
+class TokenState(NamedTuple):
+    """What paces the probes, as the datapath keeps it (struct token)."""
+
+    ticked_ns: int
+    started_ns: int
+    swept_ns: int
+    ticks: int
+    starts: int
+    probes: int
+    generation: int
+    early: int
+    next_active: int
+    last_active: int
+    next_idle: int
+    strays: int
 
 
 class FlowSeen(NamedTuple):
@@ -169,7 +207,6 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
 def node_value(paths: list[tuple[int, int]], *, backwards: bool = False) -> bytes:
     """Value of `nodes`: WireGuard devices by position, at most MAX_PATHS, (0, 0) where there is none.
 
-
     Beside each is the largest IP packet for the node that fits there, in bytes; 0 lets every one pass.
     The preferred one comes first, or with `backwards` last.
     """
@@ -184,6 +221,16 @@ def read_node(value: bytes) -> list[tuple[int, int]]:
     _, first, *rest = NODE.unpack(value)
     paths = list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))
     return [path for path in (paths[::-1] if first else paths) if path[0]]
+
+
+def probe_value(source: Address, destination: Address) -> bytes:
+    """Value of `probes`: both of one family."""
+    return PROBE_ENDS.pack(source, destination)
+
+
+def loop_value(out_ifindex: int, in_ifindex: int) -> bytes:
+    """The one value of `loop`."""
+    return LOOP.pack(out_ifindex, in_ifindex)
 
 
 def policy_key(
@@ -233,6 +280,16 @@ def number(value: int) -> bytes:
 def read_path(value: bytes) -> PathState:
     """Value of `paths`."""
     return PathState(*PATH.unpack(value))
+
+
+def path_value(state: PathState) -> bytes:
+    """The same the other way; only the datapath writes it."""
+    return PATH.pack(*state)
+
+
+def read_token(value: bytes) -> TokenState:
+    """The one value of `token`."""
+    return TokenState(*TOKEN.unpack(value))
 
 
 def read_audit(value: bytes) -> AuditRecord:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from meshfabric.model.errors import PermanentError
 
 US_PER_S = 1_000_000
+NS_PER_S = 1_000_000_000
 
 
 class PathReading(NamedTuple):
@@ -26,6 +27,10 @@ class PathReading(NamedTuple):
     sent: int
     heard: int
     flaps: int
+    lost_out: int = 0
+    lost_back: int = 0
+    jitter_out_ns: int = 0
+    jitter_back_ns: int = 0
 
 
 class Reading(NamedTuple):
@@ -91,6 +96,24 @@ def _paths(reading: Reading) -> Iterator[Metric]:
         for family, value in zip(families, values, strict=True):
             family.add_metric(where, value)
     yield from families
+    yield from _ways(reading)
+
+
+def _ways(reading: Reading) -> Iterator[Metric]:
+    """What each of the two ways of a path does to probes."""
+    labels = ["node", "device", "way"]
+    lost = CounterMetricFamily("meshfabric_path_probes_lost", "Probes lost on that way.", labels=labels)
+    jitter = GaugeMetricFamily(
+        "meshfabric_path_jitter_seconds", "Mean change of that way's transit time.", labels=labels
+    )
+    for path in reading.paths:
+        for way, probes, change_ns in (
+            ("out", path.lost_out, path.jitter_out_ns),
+            ("back", path.lost_back, path.jitter_back_ns),
+        ):
+            lost.add_metric([path.node, path.device, way], probes)
+            jitter.add_metric([path.node, path.device, way], change_ns / NS_PER_S)
+    yield from (lost, jitter)
 
 
 def serve(read: Callable[[], Reading], host: str, port: int) -> Callable[[], None]:

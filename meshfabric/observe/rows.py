@@ -22,6 +22,7 @@ from meshfabric.observe.reasons import MEANING
 
 Row = dict[str, Any]
 US_PER_MS = 1000
+NS_PER_MS = 1_000_000
 
 
 class PathSeen(NamedTuple):
@@ -106,8 +107,12 @@ def _path_row(world: World, path: PathSeen) -> Row:
         "active": path.active,
         "mtu": path_mtu(world, path.device, path.node),
         "rtt_ms": path.state.rtt_us / US_PER_MS if path.state.heard else None,
+        "jitter_out_ms": path.state.jitter_out_ns / NS_PER_MS if path.state.heard else None,
+        "jitter_back_ms": path.state.jitter_back_ns / NS_PER_MS if path.state.heard else None,
         "sent": path.state.sent,
         "heard": path.state.heard,
+        "lost_out": path.state.lost_out,
+        "lost_back": path.state.lost_back,
         "flaps": path.state.flaps,
         "handshake_s": path.handshake_s,
         "rx_bytes": path.rx_bytes,

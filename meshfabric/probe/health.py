@@ -9,7 +9,8 @@ from enum import StrEnum
 from meshfabric.model.tables import PathState
 
 ANSWERS_TO_TRUST = 3  # in a row before a path is used, or used again
-GRACE_MS = 10  # scheduling noise at both ends
+PROBES_TO_GIVE_UP = 3  # in a row without an answer
+GRACE_SHARE = 10  # of an interval, for scheduling noise at both ends
 NS_PER_US = 1000
 NS_PER_MS = 1_000_000
 
@@ -22,9 +23,15 @@ class Health(StrEnum):
     DOWN = "down"
 
 
+def grace_ns(interval_ms: int) -> int:
+    """What the loader sets as `probe_grace_ns`."""
+    return interval_ms * NS_PER_MS // GRACE_SHARE
+
+
 def patience_ns(state: PathState, interval_ms: int) -> int:
     """How long the oldest unanswered probe may be out: grows with the queueing seen lately."""
-    return (2 * interval_ms + GRACE_MS) * NS_PER_MS + 2 * state.rtt_peak_us * NS_PER_US
+    interval_ns = interval_ms * NS_PER_MS
+    return max(2 * interval_ns + grace_ns(interval_ms), interval_ns + 2 * state.rtt_peak_us * NS_PER_US)
 
 
 def health(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> Health:
@@ -32,6 +39,7 @@ def health(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> Hea
     if state.ifindex != ifindex or not state.heard:
         return Health.NEW
     late = state.unanswered_ns and now_ns - state.unanswered_ns > patience_ns(state, interval_ms)
+    late = late and state.open_probes >= PROBES_TO_GIVE_UP
     return Health.UP if state.streak >= ANSWERS_TO_TRUST and not late else Health.DOWN
 
 

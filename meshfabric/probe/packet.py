@@ -16,7 +16,7 @@ STAMP_PORT = 862
 PROBE_PORT = 50862
 TEST_SIZE = 44  # bytes of the unauthenticated test packet (RFC 8762, 4.2.1)
 UDP = 17
-HOPS = 64
+HOPS = 64  # and one less by turns
 TRAFFIC_CLASS = 0xC0  # CS6: network control (RFC 4594)
 ERROR_ESTIMATE = 0x0001  # NTP format, not synchronised, multiplier 1 (RFC 4656, 4.1.2)
 NTP_EPOCH_OFFSET_S = 2_208_988_800  # 1900 to 1970
@@ -31,18 +31,23 @@ UNRECOGNISED, EXTRA_PADDING = 0x80, 1  # a sender sets the flag, who knows the t
 
 
 def probe(source: Address, destination: Address, sequence: int, time_ns: int, size: int = 0) -> bytes:
-    """One test packet, padded to `size` bytes of IP if given. `time_ns` since 1970, written in NTP format."""
+    """One test packet, padded to `size` bytes of IP if given. `time_ns` since 1970, written in NTP format.
+
+    The hop limit is another one with each `sequence`: who joins datagrams of one flow on
+    their way (UDP GRO, as wireguard-go does) leaves such two alone, and they stay two probes.
+    """
+    hops = HOPS - sequence % 2
     body = _TEST.pack(sequence & 0xFFFFFFFF, ntp_time(time_ns), ERROR_ESTIMATE)
     headers = (_IPV4 if is_ipv4(source) else _IPV6).size + _UDP.size
     body += _padding(size - headers - len(body)) if size else b""
     length = _UDP.size + len(body)
     if is_ipv4(source):
         near, far = source[12:], destination[12:]
-        head = _IPV4.pack(0x45, TRAFFIC_CLASS, _IPV4.size + length, 0, 0, HOPS, UDP, 0, near, far)
+        head = _IPV4.pack(0x45, TRAFFIC_CLASS, _IPV4.size + length, 0, 0, hops, UDP, 0, near, far)
         head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
     else:
         near, far = source, destination
-        head = _IPV6.pack(6 << 28 | TRAFFIC_CLASS << 20, length, UDP, HOPS, near, far)
+        head = _IPV6.pack(6 << 28 | TRAFFIC_CLASS << 20, length, UDP, hops, near, far)
     pseudo = near + far + struct.pack("!II", length, UDP)
     ports = _UDP.pack(PROBE_PORT, STAMP_PORT, length, 0)
     total = checksum(pseudo + ports + body) or 0xFFFF

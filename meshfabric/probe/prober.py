@@ -67,6 +67,7 @@ class Prober:
                 targets = self._aimed()
                 pause = max(self._interval_s / max(len(targets), 1), 1 / MOST_PER_S)
                 due = time.monotonic()
+                self._sequence += 1
                 for target in targets:
                     self._send(link, target)
                     due += pause
@@ -81,7 +82,6 @@ class Prober:
         return self._targets
 
     def _send(self, link: socket.socket, target: Target) -> None:
-        self._sequence += 1
         packet = probe(target.source, target.destination, self._sequence, time.time_ns())
         try:
             link.sendto(packet, (target.device, ether_type(target.source)))

@@ -16,7 +16,8 @@ from tests.patience import DEADLINE_S
 LIMIT_S = DEADLINE_S / 3  # 0.1 s on an idle machine
 NAMES = {
     "capabilities", "bpf", "libbpf", "btf", "tcx", "redirect_peer", "batch", "memlock", "bpffs", "ipv6",
-    "wireguard", "wireguard-go", "tun", "wg", "netkit", "nftables", "fq", "netem", "clsact", "attach",
+    "wireguard", "wireguard-go", "tun", "wg", "netkit", "nftables", "fq", "delay", "netem", "clsact",
+    "attach",
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from meshfabric.kernel import links, loader, netns
 
 BPF_SOURCES = Path(__file__).parents[2] / "bpf"
 OBJECTS = Path(__file__).parents[2] / "build" / "bpf"
-PROGRAMS = ("workload", "overlay", "uplink")
+PROGRAMS = ("workload", "overlay", "uplink", "token")
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 
@@ -74,7 +74,7 @@ class Arena(Namespace):
     def load(
         self, sizes: dict[str, int] | None = None, settings: dict[str, bytes] | None = None
     ) -> loader.Datapath:
-        """The datapath's three objects with maps of their own."""
+        """The datapath's objects with maps of their own."""
         objects = [OBJECTS / f"{name}.bpf.o" for name in PROGRAMS]
         return self.run(loader.load, objects, self.pins, sizes, settings)
 

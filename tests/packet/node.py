@@ -28,7 +28,7 @@ from meshfabric.kernel.bpf import Direction
 from meshfabric.kernel.bpf_link import is_netkit
 from meshfabric.kernel.pairs import PairKind
 from meshfabric.model import tables
-from meshfabric.model.tables import PATH, Reason
+from meshfabric.model.tables import PathState, Reason
 from tests.features import requires
 from tests.packet import outside
 from tests.packet import world as fabric
@@ -39,7 +39,7 @@ from tests.patience import DEADLINE_S
 SOCKET = {V4: socket.AF_INET, V6: socket.AF_INET6}
 TUNSETIFF, IFF_TUN, IFF_TAP, IFF_NO_PI = 0x400454CA, 1, 2, 0x1000
 ETH_P_ALL, LARGEST = 3, 65536
-TRUSTED = 10
+TRUSTED, MANY = 10, 10
 PODS = {"alpha": "mfp1", "beta": "mfp2"}
 PLACES = {"alpha": fabric.ALPHA, "beta": fabric.BETA}
 KINDS = {  # of alpha's and beta's pair, beside the way that all else hangs by
@@ -155,8 +155,9 @@ class Node:
 
     def set_path(self, index: int, tunnel: str, unanswered_ns: int = 0) -> None:
         """A path to `far` that answered, and may have stopped to."""
-        state = PATH.pack(unanswered_ns, 0, 0, 0, 0, 0, 0, TRUSTED, 0, self.ifindex[tunnel], 0)
-        self.datapath.maps["paths"].update(tables.number(index), state)
+        open_probes = MANY if unanswered_ns else 0
+        state = PathState(unanswered_ns, sent=open_probes, streak=TRUSTED, ifindex=self.ifindex[tunnel])
+        self.datapath.maps["paths"].update(tables.number(index), tables.path_value(state))
 
     def count(self, reason: Reason) -> int:
         """Packets under this reason so far."""

@@ -11,7 +11,7 @@ from scapy.layers.inet import TCP
 
 from meshfabric.kernel import loader
 from meshfabric.kernel.bpf import SkbContext
-from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PATH, Reason, node_value, number
+from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PathState, Reason, node_value, number, path_value
 from tests.packet.arena import Arena, compile_extra
 from tests.packet.frames import V4, V6, frame, ip, udp
 from tests.packet.rig import Rig, Scene
@@ -20,6 +20,7 @@ from tests.packet.world import FAR, MUTE, World
 NS_PER_S = 10**9
 LONG_NS = 60 * NS_PER_S
 QUICK_NS = NS_PER_S // 20  # less than the patience of any path
+SENT = 100
 SOURCE = Path(__file__).with_name("choose.bpf.c")
 Chosen = Callable[[int], str | None]
 
@@ -47,6 +48,7 @@ class State:
     unanswered_age_ns: int | None = None
     rtt_peak_us: int = 0
     device: int | None = None
+    open_probes: int = 3
 
 
 UP, NEVER_HEARD, SILENT = State(), State(streak=0), State(unanswered_age_ns=LONG_NS)
@@ -61,6 +63,7 @@ CASES: dict[str, tuple[State, State, str]] = {
     "the first answered twice so far": (State(streak=2), UP, "mfwg01"),
     "the first answered three times": (State(streak=3), UP, "mfwg00"),
     "the first fell silent": (SILENT, UP, "mfwg01"),
+    "two probes in a row got lost": (State(unanswered_age_ns=LONG_NS, open_probes=2), UP, "mfwg00"),
     "both fell silent": (SILENT, SILENT, "mfwg00"),
     "the second fell silent": (UP, SILENT, "mfwg00"),
     "the first fell silent, the second was never heard": (SILENT, NEVER_HEARD, "mfwg00"),
@@ -83,9 +86,15 @@ def _write(rig: Rig, index: int, device: str, state: State) -> None:
     age = state.unanswered_age_ns
     unanswered = 0 if age is None else time.monotonic_ns() - age
     ifindex = rig.ifindex[device] if state.device is None else state.device
-    rig.set_path(
-        FAR, index, PATH.pack(unanswered, 0, 0, 0, 0, 0, state.rtt_peak_us, state.streak, 0, ifindex, 0)
+    value = PathState(
+        unanswered,
+        sent=SENT,
+        answered=SENT - state.open_probes,
+        rtt_peak_us=state.rtt_peak_us,
+        streak=state.streak,
+        ifindex=ifindex,
     )
+    rig.set_path(FAR, index, path_value(value))
 
 
 def test_the_agents_order_counts(scene: Scene, chosen: Chosen) -> None:
@@ -134,7 +143,7 @@ def test_tunnels_with_new_keys_are_taken_as_soon_as_they_work(
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_free_position_is_passed_over(scene: Scene, chosen: Chosen, backwards: bool) -> None:
     """Also one whose state says that the path over no device at all is well."""
-    scene.rig.set_path(FAR, LAST if backwards else 0, PATH.pack(0, 0, 0, 0, 0, 0, 0, UP.streak, 0, 0, 0))
+    scene.rig.set_path(FAR, LAST if backwards else 0, path_value(PathState(streak=UP.streak)))
     _write(scene.rig, 4, "mfwg01", NEVER_HEARD)
     with positions(scene.rig, {3: "mfwg00", 4: "mfwg01"}, backwards=backwards):
         assert chosen(FAR) == ("mfwg01" if backwards else "mfwg00")

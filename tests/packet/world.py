@@ -52,11 +52,13 @@ class Node:
     """Another node: names of the tunnels towards it, the preferred one first.
 
     `mtu` is what fits over the first, 0 anything; over the others too, unless `other_mtu` says else.
+    `probed` are the two ends of the probes to it, if there are any.
     """
 
     tunnels: list[str]
     mtu: int = 0
     other_mtu: int | None = None
+    probed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,11 @@ def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, by
         "devices": {number(ifindex[w.device]): number(place) for place, w in world.workloads.items()},
         "nodes": {
             number(place - tables.FIRST_NODE): _packed_node(world, place, ifindex) for place in world.nodes
+        },
+        "probes": {
+            number(place - tables.FIRST_NODE): tables.probe_value(*map(parse_address, node.probed))
+            for place, node in world.nodes.items()
+            if node.probed
         },
         "generations": {number(place): number(value) for place, value in world.generations.items()},
         "fabric": {

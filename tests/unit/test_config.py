@@ -157,6 +157,9 @@ MISTAKES = [
     ),
     ("interval_ms: 20", "interval_ms: 20\nrotation: {away_s: -1}", 29, "rotation.away_s -1.0"),
     ("interval_ms: 20", "interval_ms: 10001", 28, "probe.interval_ms"),
+    ("interval_ms: 20", "idle_ms: 49", 28, "probe.idle_ms 49 (50 to 60000)"),
+    ("interval_ms: 20", "idle_ms: 60001", 28, "probe.idle_ms"),
+    ("device: eth0", "device: mftick0", 17, "the fabric's own devices"),
 ]
 
 

@@ -23,6 +23,7 @@ from meshfabric.model.tables import (
     fabric_value,
     node_value,
     number,
+    path_value,
     policy_key,
     policy_value,
     read_counter,
@@ -41,7 +42,10 @@ def test_sizes_are_those_of_the_structs() -> None:
         "ADDRESS_VALUE": 8,
         "WORKLOAD": 24,
         "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS,
-        "PATH": 5 * 8 + 5 * 4 + 4,
+        "PATH": 128,
+        "PROBE_ENDS": 32,
+        "LOOP": 8,
+        "TOKEN": 6 * 8 + 8 * 4,
         "POLICY_KEY": 16,
         "POLICY_VALUE": 8,
         "COUNTER": 16,
@@ -124,8 +128,8 @@ def test_a_policy_value() -> None:
 
 
 def test_what_is_read_comes_back() -> None:
-    state = PathState(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
-    assert read_path(struct.pack("=5Q6I", *state)) == state
+    state = PathState(*range(1, len(PathState._fields) + 1))
+    assert read_path(struct.pack("=5Q6I3Q9I4x", *state)) == read_path(path_value(state)) == state
     assert read_counter([struct.pack("=QQ", 1, 100), struct.pack("=QQ", 2, 11)]) == (3, 111)
     assert number(258) == struct.pack("=I", 258)
 

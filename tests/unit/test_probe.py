@@ -14,7 +14,7 @@ from meshfabric.probe.packet import NTP_EPOCH_OFFSET_S, TEST_SIZE, checksum, ntp
 
 ENDS = {4: ("10.64.1.1", "10.64.2.1"), 6: ("fd6d::1", "fd6d::2")}
 INTERVAL_MS = 50
-PATIENCE_MS = 110
+PATIENCE_MS = 105
 
 
 def read(family: int, raw: bytes) -> Packet:
@@ -73,7 +73,7 @@ def test_ntp_time_has_a_binary_fraction() -> None:
 
 def state(**changes: int) -> PathState:
     """A path over device 5 that was heard often and owes nothing, but for the changes."""
-    up = PathState(0, 0, 0, 100, 100, 300, 0, 100, 0, 5)
+    up = PathState(sent=100, heard=97, answered=97, rtt_us=300, streak=100, ifindex=5)
     return up._replace(**changes)
 
 
@@ -86,7 +86,10 @@ def state(**changes: int) -> PathState:
         ({"streak": 2}, Health.DOWN),
         ({"unanswered_ns": 1_000_000_000 - PATIENCE_MS * 1_000_000}, Health.UP),
         ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000}, Health.DOWN),
-        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 1}, Health.UP),
+        ({"unanswered_ns": 999_999_999 - PATIENCE_MS * 1_000_000, "rtt_peak_us": 27_501}, Health.UP),
+        ({"unanswered_ns": 1, "answered": 98}, Health.UP),
+        ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2}, Health.DOWN),
+        ({"unanswered_ns": 1, "answered": 2**32 - 1, "sent": 2**32 + 1}, Health.UP),
     ],
 )
 def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meaning: Health) -> None:
@@ -94,9 +97,19 @@ def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meani
 
 
 def test_patience_grows_with_queueing() -> None:
-    assert (
-        patience_ns(state(rtt_peak_us=10_000), INTERVAL_MS) - patience_ns(state(), INTERVAL_MS) == 20_000_000
-    )
+    waits = [patience_ns(state(rtt_peak_us=peak), INTERVAL_MS) for peak in (0, 10_000, 100_000)]
+    assert waits == [105_000_000, 105_000_000, 250_000_000]
+
+
+def test_two_probes_by_one_tunnel_are_never_taken_together() -> None:
+    """Who joins datagrams of one flow on their way (UDP GRO) wants the same hop limit."""
+    for family in ENDS:
+        near, far = map(parse_address, ENDS[family])
+        hops = [
+            read(family, probe(near, far, number, 1)).fields["ttl" if family == 4 else "hlim"]
+            for number in (1, 2)
+        ]
+        assert hops[0] != hops[1]
 
 
 def test_the_first_path_that_is_up_is_chosen_else_the_first() -> None:

@@ -28,8 +28,8 @@ from tests.vm.kernels import CHECKOUT
 from tests.vm.qemu import Size
 
 EVERYWHERE = frozenset({
-    "attach", "batch", "bpf", "bpffs", "btf", "capabilities", "clsact", "fq", "ipv6", "libbpf", "memlock",
-    "netem", "nftables", "redirect_peer", "tun", "wg", "wireguard", "wireguard-go",
+    "attach", "batch", "bpf", "bpffs", "btf", "capabilities", "clsact", "delay", "fq", "ipv6", "libbpf",
+    "memlock", "netem", "nftables", "redirect_peer", "tun", "wg", "wireguard", "wireguard-go",
 })  # fmt: skip
 PRESENT = {
     "6.1": EVERYWHERE,
@@ -49,6 +49,8 @@ SHARES = {
         "tests/packet/test_world.py",
         "tests/packet/test_world_errors.py",
         "tests/packet/test_exposed.py",
+        "tests/packet/test_token.py",
+        "tests/packet/test_token_live.py",
     ),
     "lab": (
         "tests/lab/test_reach.py::test_everyone_pings_everyone",
