@@ -100,10 +100,14 @@ static __always_inline __u64 usable_at(const struct node *node, __u32 node_index
 }
 
 /* Where the path stands that is next after `rank` better ones; for the verifier a number below eight,
- * without a branch. */
+ * without a branch. (That of Linux 6.1 knows nothing of a number after an exclusive or, before which the
+ * compiler would take the remainder.) */
 static __always_inline __u32 position_of(const struct node *node, __u32 rank)
 {
-	return (rank ^ node->first) % MAX_PATHS;
+	__u32 position = rank ^ node->first;
+
+	asm volatile("" : "+r"(position));
+	return position % MAX_PATHS;
 }
 
 /* The first usable one; the first of all when there is none. */
