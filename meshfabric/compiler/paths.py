@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from meshfabric.model.keyring import GENERATIONS
-from meshfabric.model.names import tunnel_device
+from meshfabric.model.names import tunnel_device, twin_device
 from meshfabric.model.node import MAX_SLOTS, Tunnel, Uplink
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, node_value, number
@@ -125,7 +125,8 @@ def path_mtu(world: World, device: str, node: str) -> int:
 
 
 def _carried(world: World, device: str, node: str, mtu: int) -> int:
-    carried = world.carried.get((device, node))
+    """Of a tunnel with new keys what was found for the one with old keys, until more is known."""
+    carried = world.carried.get((device, node), world.carried.get((twin_device(device), node)))
     return mtu if carried is None else max(min(mtu, carried - RESERVED_FOR_IPIP), LEAST_MTU)
 
 

@@ -29,8 +29,12 @@ def probe_entries(world: World, node: str) -> Entries:
 
 
 def loop_entries(world: World) -> Entries:
-    """The pair of devices and, once both are there, the program on it and where others find it."""
+    """The pair of devices and, once both are there, the program on it and where others find it; nothing
+    before there is a host to probe from.
+    """
     settings = world.settings
+    if host_name(world) not in world.workloads:
+        return {}
     out, into = loop_devices(settings.datapath.prefix)
     entries: Entries = {(Table.DELAYS, out): Delay(into, settings.probe.interval_ms)}
     if out in world.links and into in world.links:

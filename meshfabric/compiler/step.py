@@ -182,7 +182,7 @@ def _by_path(world: World, event: Event, before: object) -> Iterator[Unit]:
 def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from (("workload", event.key), ("endpoint", event.key))
     if event.key == host_name(world):
-        yield from (("fabric",), ("routes",))
+        yield from (("fabric",), ("routes",), ("loop",))
         yield from (("probe", name) for name in world.nodes)
 
 

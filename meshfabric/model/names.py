@@ -44,6 +44,11 @@ def tunnel_device(prefix: str, local: int, remote: int, generation: int = 0) -> 
     return f"{prefix}wg{local}{remote}{'b' if generation else ''}"
 
 
+def twin_device(device: str) -> str:
+    """The device of the same tunnel with keys of the other generation."""
+    return device[:-1] if tunnel_generation(device) else f"{device}b"
+
+
 def is_tunnel_device(prefix: str, device: str) -> bool:
     """Whether a device has the name of one of the fabric's tunnels."""
     return re.fullmatch(rf"{re.escape(prefix)}wg[0-7]{{2}}b?", device) is not None

@@ -161,7 +161,7 @@ def test_a_path_that_carries_less_than_was_promised_has_an_mtu_of_its_own(
     """Less the 40 bytes for IP-in-IP; never below what IPv6 asks for. Nobody else's changes."""
     usual, plan = full_world()
     world, told = full_world(Event(Kind.CARRIED, ("mfwg00", "n2"), carried))
-    assert path_mtu(world, "mfwg00", "n2") == mtu
+    assert path_mtu(world, "mfwg00", "n2") == path_mtu(world, "mfwg00b", "n2") == mtu, "new keys, same path"
     assert path_mtu(world, "mfwg00", "n3") == path_mtu(usual, "mfwg00", "n2") == workload_mtu(world) == 1380
     at = number(world.node_numbers["n2"] - FIRST_NODE)
     before, after = (read_node(one.table(Table.NODES)[at]) for one in (plan, told))
