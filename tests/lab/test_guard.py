@@ -6,7 +6,6 @@ therefore not watched to its end, as those of others are.
 """
 
 import contextlib
-import json
 import socket
 import subprocess
 import sys
@@ -26,8 +25,9 @@ from meshfabric.lab.state import Lab
 from meshfabric.lab.topology import read
 from meshfabric.lab.underlay import ip
 from tests.features import requires
+from tests.lab.guarded import BURST, OURS, dropped, guard, led_astray, stray
 from tests.lab.kernel import devices, pins
-from tests.lab.places import SILENCE_S, Echo, answers, clear, connects, namespace, opened, ping, send_frame
+from tests.lab.places import SILENCE_S, Echo, answers, clear, connects, namespace, ping, send_frame
 from tests.lab.small import fresh_name, said
 from tests.lab.whole import (
     DEADLINE_S,
@@ -45,10 +45,7 @@ from tests.lab.whole import (
 pytestmark = requires("capabilities", "nftables")
 
 NODE, FAR = "kube1", "kube2"
-NEXT_HOP = {4: "172.31.1.14", 6: "fd00:ed::14"}  # of kube2, on red
 UPLINKS = ("up0", "up1")
-BURST = 20
-OURS = 109  # the protocol number of the agent's routes
 CARD, FAR_END, CARD_MAC = "card0", "far0", "02:00:00:00:00:77"
 ON_CARD = {4: ("198.51.100.2/24", "198.51.100.1"), 6: ("2001:db8:c::2/64", "2001:db8:c::1")}
 
@@ -78,59 +75,12 @@ def guarded(standing: Lab) -> Lab:
     return put_right(standing)
 
 
-def guard(lab: Lab, node: str, what: str) -> str:
-    """`meshfabric guard` on a node, as its operator runs it."""
-    file = lab.node_folder(node) / "guard.yaml"
-    file.write_text(json.dumps({"fabric": lab.topology.fabric, "prefixes": lab.topology.prefixes}))
-    more = {
-        "up": ["--file", str(file)],
-        "down": ["--fabric", lab.topology.fabric, "--yes"],
-        "status": ["--output", "json"],
-    }
-    done = build.run(lab, node, [sys.executable, "-m", "meshfabric", "guard", what, *more[what]])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def dropped(lab: Lab, node: str) -> int:
-    """Packets that a node's guard has dropped since it was put up."""
-    return sum(part["packets"] or 0 for part in json.loads(guard(lab, node, "status")))
-
-
 def take_off(lab: Lab, node: str, *where: str) -> None:
     """What a mistaken operator does: no program of the fabric is left on these devices."""
     for device in where:
         for direction in Direction:
             pin = pins(lab, node) / "links" / pin_name(device, direction)
             assert netns.run(namespace(lab, node), detach, pin), pin
-
-
-@contextlib.contextmanager
-def led_astray(lab: Lab, node: str) -> Iterator[None]:
-    """The fabric's prefixes by the underlay instead, with forwarding on, and nobody who checks sources."""
-    said(lab, node, "for each in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$each; done")
-    networks = {4: lab.topology.prefixes[0], 6: lab.topology.prefixes[1]}
-    for family, via in NEXT_HOP.items():
-        said(lab, node, f"ip -{family} route flush dev mfhost0 proto {OURS}")
-        said(lab, node, f"ip route add {networks[family]} via {via} dev up0 metric 1")
-        said(lab, node, f"echo 1 >/proc/sys/net/ipv{family}/conf/all/forwarding")
-    try:
-        yield
-    finally:
-        for network in networks.values():
-            said(lab, node, f"ip route delete {network} dev up0 metric 1")
-
-
-def stray(lab: Lab, node: str, to: str, source: str = "", device: str = "") -> None:
-    """The node itself says something to an address of the fabric; that it may not is no error here."""
-    with opened(lab, node, 6 if ":" in to else 4, socket.SOCK_DGRAM) as link:
-        if device:
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-        if source:
-            link.bind((source, 0))
-        for _ in range(BURST):
-            with contextlib.suppress(OSError):
-                link.sendto(b"in clear", (to, 4001))
 
 
 def out_of(lab: Lab, where: str, frame: Packet) -> None:
