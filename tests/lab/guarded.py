@@ -6,14 +6,30 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from meshfabric.lab import build
+from meshfabric.lab import build, state
 from meshfabric.lab.state import Lab
+from meshfabric.lab.topology import read
 from tests.lab.places import opened
-from tests.lab.small import said
+from tests.lab.small import fresh_name, said
+from tests.lab.whole import FABRIC, names
 
 NEXT_HOP = {4: "172.31.1.14", 6: "fd00:ed::14"}  # of kube2, on red
 OURS = 109  # the protocol number of the agent's routes
 BURST = 20
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[Lab]:
+    """The built-in lab's nodes as they boot: guarded, with networks, and no agent yet."""
+    name, topology = fresh_name(), read(FABRIC, "test.yaml")
+    try:
+        with state.locked(name) as folder:
+            lab = build.raise_nodes(topology, name, folder, lambda step: None)
+        for node in names(lab):
+            guard(lab, node, "up")
+        yield lab
+    finally:
+        build.down(name)
 
 
 def guard(lab: Lab, node: str, what: str) -> str:

@@ -13,16 +13,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from meshfabric.lab import agents, build, etcd, state
+from meshfabric.lab import agents, etcd
 from meshfabric.lab.capture import capture
 from meshfabric.lab.state import Lab
-from meshfabric.lab.topology import read
 from tests.features import requires
-from tests.lab.guarded import dropped, guard, led_astray, stray
+from tests.lab.guarded import booted, dropped, guard, led_astray, stray
 from tests.lab.places import Echo, connects
-from tests.lab.small import fresh_name
 from tests.lab.store import Store
-from tests.lab.whole import FABRIC, address, names, put_in_place, resume, until, wait_whole
+from tests.lab.whole import address, names, put_in_place, resume, until, wait_whole
 
 pytestmark = requires("capabilities", "nftables")
 
@@ -74,18 +72,10 @@ def wait_held_back(lab: Lab) -> None:
 
 
 @pytest.fixture
-def booted() -> Iterator[Lab]:
-    """Nodes as they boot: guarded, with networks, and no agent yet."""
+def lab() -> Iterator[Lab]:
     requires("nftables")
-    name, topology = fresh_name(), read(FABRIC, "test.yaml")
-    try:
-        with state.locked(name) as folder:
-            lab = build.raise_nodes(topology, name, folder, lambda step: None)
-        for node in names(lab):
-            guard(lab, node, "up")
+    with booted() as lab:
         yield lab
-    finally:
-        build.down(name)
 
 
 def works(lab: Lab) -> None:
@@ -97,8 +87,8 @@ def works(lab: Lab) -> None:
         assert connects(lab, "kube1/web", address(lab, f"{AWAY}/db"))
 
 
-def test_nothing_is_ever_in_clear(booted: Lab) -> None:
-    lab, store = booted, Store(booted)
+def test_nothing_is_ever_in_clear(lab: Lab) -> None:
+    store = Store(lab)
     with contextlib.ExitStack() as stack:
         for node in ASTRAY:
             stack.enter_context(led_astray(lab, node))
@@ -143,10 +133,10 @@ def test_nothing_is_ever_in_clear(booted: Lab) -> None:
         wait_held_back(lab)  # the last moments of a node that shuts down
 
 
-def test_what_is_held_back_would_be_seen(booted: Lab) -> None:
+def test_what_is_held_back_would_be_seen(lab: Lab) -> None:
     with contextlib.ExitStack() as stack:
         for node in ASTRAY:
-            guard(booted, node, "down")
-            stack.enter_context(led_astray(booted, node))
-        with capture(booted, "red") as wire, speaking(booted):
+            guard(lab, node, "down")
+            stack.enter_context(led_astray(lab, node))
+        with capture(lab, "red") as wire, speaking(lab):
             until(lambda: wire.counts().fabric > PACKETS)

@@ -19,19 +19,17 @@ from meshfabric.cli.exits import Code
 from meshfabric.kernel import netns
 from meshfabric.kernel.attach import detach, pin_name
 from meshfabric.kernel.bpf import Direction
-from meshfabric.lab import agents, build, frames, state, workloads
+from meshfabric.lab import agents, build, frames, workloads
 from meshfabric.lab.capture import attach_filter, capture
 from meshfabric.lab.state import Lab
-from meshfabric.lab.topology import read
 from meshfabric.lab.underlay import ip
 from tests.features import requires
-from tests.lab.guarded import BURST, OURS, dropped, guard, led_astray, stray
+from tests.lab.guarded import BURST, OURS, booted, dropped, guard, led_astray, stray
 from tests.lab.kernel import devices, pins
 from tests.lab.places import SILENCE_S, Echo, answers, clear, connects, namespace, ping, send_frame
-from tests.lab.small import fresh_name, said
+from tests.lab.small import said
 from tests.lab.whole import (
     DEADLINE_S,
-    FABRIC,
     address,
     is_whole,
     names,
@@ -54,17 +52,10 @@ ON_CARD = {4: ("198.51.100.2/24", "198.51.100.1"), 6: ("2001:db8:c::2/64", "2001
 def standing() -> Iterator[Lab]:
     """The built-in lab, each node guarded before its agent starts."""
     requires("nftables")
-    name, topology = fresh_name(), read(FABRIC, "test.yaml")
-    try:
-        with state.locked(name) as folder:
-            lab = build.raise_nodes(topology, name, folder, lambda step: None)
-        for node in names(lab):
-            guard(lab, node, "up")
+    with booted() as lab:
         build.start_agents(lab, lambda step: None)
         build.attach_workloads(lab, lambda step: None)
         yield lab
-    finally:
-        build.down(name)
 
 
 @pytest.fixture
