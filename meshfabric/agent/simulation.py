@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 from meshfabric.agent.expiry import wall_clock
 from meshfabric.api.messages import Simulate
+from meshfabric.compiler.imagined import Policies, applied
+from meshfabric.compiler.outside import Surroundings, compare_outside
 from meshfabric.compiler.parties import Holders, People, holders_of
-from meshfabric.compiler.simulation import Policies, applied, compare
+from meshfabric.compiler.simulation import compare
 from meshfabric.kernel.bpf import Map
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import Workload
@@ -39,6 +41,7 @@ class Copied(NamedTuple):
     endpoints: Holders
     workloads: Iterable[Workload]
     policies: Policies
+    around: Surroundings
 
 
 class Simulation:
@@ -54,7 +57,8 @@ class Simulation:
         async with self._turn:
             world = self._world
             workloads = list(world.workloads.values())
-            copied = Copied(world.node, world.endpoints.copy(), workloads, world.policies.copy())
+            around = Surroundings(world.apiservers.get("", ()), world.prefixes.get("", ()))
+            copied = Copied(world.node, world.endpoints.copy(), workloads, world.policies.copy(), around)
             after = applied(copied.policies, documents, request.delete, wall_clock())
             with _collector_at_rest():
                 told = await asyncio.to_thread(self._compare, copied, after)
@@ -65,8 +69,9 @@ class Simulation:
         holders = holders_of(copied.node, copied.endpoints, copied.workloads)
         people = People(holders.values())
         changes = compare(people, copied.policies, after)
-        effects = Effects(people, holders, changes)
-        if changes:
+        outside = compare_outside(people, copied.policies, after, copied.around)
+        effects = Effects(people, holders, changes, outside)
+        if changes or outside.changes:
             effects.take(living(self._entries(), time.monotonic_ns()))
         return effects.rows(copied.policies, after)
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import msgspec
 
 from meshfabric.compiler.control import Cut, cuts
+from meshfabric.compiler.imagined import Policies, applied
 from meshfabric.compiler.parties import People
-from meshfabric.compiler.simulation import Policies, applied, compare
+from meshfabric.compiler.simulation import compare
 from meshfabric.model.errors import InputError, PermanentError
 from meshfabric.model.node import Endpoint, FabricRecord
 from meshfabric.model.policy import Policy

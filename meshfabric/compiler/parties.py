@@ -108,6 +108,11 @@ class People:
                     found |= {(node, name) for name in names}
         return found
 
+    def all_workloads(self, group: Group) -> set[Name]:
+        """Everyone of a group, wherever the other end is."""
+        found = (self._names[number] for number, _ in parties(group))
+        return {(node, name) for by_node in found for node, names in by_node.items() for name in names}
+
     def is_alone(self, number: int, other: int) -> bool:
         """A workload says nothing to itself: whatever policy says of that, it is nothing of its own."""
         return number == other and sum(map(len, self._names[number].values())) == 1

@@ -16,30 +16,23 @@ in a thread beside an agent.
 """
 
 from collections.abc import Iterable, Mapping, Set
-from datetime import datetime
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from meshfabric.compiler.imagined import Policies, differing, emptied, imagined, selected
 from meshfabric.compiler.parties import Group, Near, People, group_of, parties
 from meshfabric.compiler.policies import Rules, rules_of
 from meshfabric.compiler.verdicts import Difference, Flip, Says, Side, Span, differences
-from meshfabric.model.addresses import ADDRESS_BITS
 from meshfabric.model.errors import InputError
-from meshfabric.model.labels import matches
-from meshfabric.model.node import Endpoint, NodeKind
-from meshfabric.model.policy import Policy, in_force
-from meshfabric.model.settings import EtcdSettings, Settings
+from meshfabric.model.policy import Policy
 from meshfabric.model.tables import Direction
-from meshfabric.model.world import Event, Kind, World
+from meshfabric.model.world import Event, Kind
 
-NO_NODE = Settings("", "", NodeKind.METAL, EtcdSettings(()), ())
-ADDRESS_BYTES = ADDRESS_BITS // 8
 MOST_NAMED = 2_000_000
 """Pairs that rules name, before and after; some 150 bytes each."""
 MOST_KNOWN = 100_000
 """Differences that are kept to be found again; some 1,000 bytes each."""
 
-Policies = Mapping[str, Policy]
 What = tuple[Flip, tuple[Span, ...]]
 Four = tuple[int, int, int, int]
 """The sender's say before and after, and the receiver's, each as the id of the one object that it is."""
@@ -77,21 +70,6 @@ class Stance(NamedTuple):
         return self.before.of(peer), self.after.of(peer)
 
 
-def applied(
-    policies: Policies, documents: Iterable[Policy], deleted: Iterable[str], now: datetime
-) -> dict[str, Policy]:
-    """The policies in force once these documents were written and those deleted."""
-    after = dict(policies)
-    for name in deleted:
-        after.pop(name, None)
-    for document in documents:
-        after.pop(document.name, None)
-        living = in_force(document, now)
-        if living is not None:
-            after[document.name] = living
-    return after
-
-
 def compare(
     people: People, before: Policies, after: Policies, senders: Set[int] | None = None
 ) -> list[Change]:
@@ -101,10 +79,10 @@ def compare(
     `senders`: only what these label sets say first (None: all). Raises `InputError` where it would take
     more memory than somebody who asks may have.
     """
-    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    if not differing:
+    changed = {name: after.get(name) for name in differing(before, after)}
+    if not changed:
         return []
-    stances = _Stances(people, before, {name: after.get(name) for name in sorted(differing)}, senders)
+    stances = _Stances(people, before, changed, senders)
     pairs = _Pairs(people, stances)
     found: dict[tuple[Group, What], Group] = {}
     for sender in stances.senders:
@@ -139,18 +117,18 @@ class _Stances:
         self,
         people: People,
         before: Policies,
-        differing: Mapping[str, Policy | None],
+        changed: Mapping[str, Policy | None],
         senders: Set[int] | None,
     ) -> None:
         self.senders = people.labels.keys() if senders is None else people.labels.keys() & senders
         self._peers = {Direction.EGRESS: None, Direction.INGRESS: senders}
-        self._world, self._shared = _world(people, before), dict[Says, Says]()
+        self._world, self._shared = imagined(people, before), dict[Says, Says]()
         self._known: dict[tuple[int, Direction], Stance] = {}
         self._named = 0
-        touched = [one for name, new in differing.items() for one in (before.get(name), new) if one]
-        self.moved = {direction: _selected(people, touched, direction) for direction in Direction}
+        touched = [one for name, new in changed.items() for one in (before.get(name), new) if one]
+        self.moved = {direction: selected(people, touched, direction) for direction in Direction}
         self._old = {number: self._rules(number) for number in set().union(*self.moved.values())}
-        for name, new in differing.items():
+        for name, new in changed.items():
             self._world.apply(Event(Kind.POLICY, name, new))
 
     def of(self, number: int, direction: Direction) -> Stance:
@@ -172,9 +150,9 @@ class _Stances:
         return side
 
     def let_go(self) -> None:
-        """See `_emptied`."""
-        _emptied(self._known)
-        _emptied(self._shared)
+        """See `emptied`."""
+        emptied(self._known)
+        emptied(self._shared)
 
     def _rules(self, number: int) -> Rules:
         return rules_of(self._world, self._world.labels[number])
@@ -207,7 +185,7 @@ class _Pairs:
     def of(self, sender: int) -> dict[tuple[Near, What], Group]:
         """What flips when this label set speaks first: by party and difference, for which receivers."""
         if len(self._known) > MOST_KNOWN:
-            _emptied(self._known)
+            emptied(self._known)
         said, hosts = self._stances.of(sender, Direction.EGRESS), self._people.neighbours(sender)
         apart = (said.named | self._naming.get(sender, set()) | hosts) & self._heard.keys()
         asked = ~sum(map(group_of, apart))
@@ -240,9 +218,9 @@ class _Pairs:
         return found
 
     def let_go(self) -> None:
-        """See `_emptied`."""
-        _emptied(self._heard)
-        _emptied(self._known)
+        """See `emptied`."""
+        emptied(self._heard)
+        emptied(self._known)
 
     def _unnamed(self, out: tuple[Says, Says]) -> list[tuple[What, Group]]:
         """What flips towards those who do not name the sender, if it does not name them."""
@@ -261,29 +239,3 @@ class _Pairs:
         if four not in self._known:
             self._known[four] = differences((out[0], into[0]), (out[1], into[1]))
         return four
-
-
-def _emptied(table: dict[Any, Any]) -> None:
-    """Take everything out, one by one: all at once, no other thread had its turn for some 20 ms."""
-    while table:
-        table.popitem()
-
-
-def _selected(people: People, policies: list[Policy], direction: Direction) -> set[int]:
-    """The label sets of which a direction is ruled by one of these."""
-    name = direction.name.lower()
-    selectors = {policy.select for policy in policies if getattr(policy, name) is not None}
-    everyone = people.labels.items()
-    return {number for number, labels in everyone if any(matches(one, labels) for one in selectors)}
-
-
-def _world(people: People, policies: Policies) -> World:
-    """The world of no node: every label set, under its number, and the policies."""
-    world = World(NO_NODE)
-    world.pin(((labels, number) for number, labels in people.labels.items()), (), ())
-    for number, labels in people.labels.items():
-        at = number.to_bytes(ADDRESS_BYTES, "big")
-        world.apply(Event(Kind.ENDPOINT, at, Endpoint("", "", "", labels)))
-    for name, policy in policies.items():
-        world.apply(Event(Kind.POLICY, name, policy))
-    return world

@@ -53,12 +53,16 @@ class Flip(NamedTuple):
 
 Difference = tuple[tuple[Flip, tuple[Span, ...]], ...]
 
+NO_OBJECTION: Says = (((MAX_PORT, Ruling(True, Source(""))),),) * len(ASKED)
+"""Of an end that policies do not rule."""
+
 
 class Side:
     """One direction of a label set: what it says of each peer. Equal answers are one object (`shared`).
 
     `rest` is what it says of those whom no rule names, `named` has the others, unless it is its own host.
-    `peers`: of whom it is going to be asked (None: of anyone).
+    `peers`: of whom it is going to be asked (None: of anyone). `anyone`: ANY_PEER or ANY_WORLD, where these
+    are.
     """
 
     def __init__(
@@ -68,10 +72,12 @@ class Side:
         direction: Direction,
         shared: dict[Says, Says],
         peers: Set[int] | None = None,
+        anyone: int = ANY_PEER,
     ) -> None:
         self._world, self._ruled, self._direction, self._shared = world, ruled, direction, shared
         self._of_names: dict[tuple[int, Ports], Weighed] = {}
-        self._anyone = _Keys(decide(ruled.anyone[ANY_PEER], ()))
+        self._general = ruled.anyone[anyone]
+        self._anyone = _Keys(decide(self._general, ()))
         self._known: dict[tuple[int, ...], Says] = {}  # many peers have the same rules
         about: dict[int, list[Weighed]] = {}
         for members, rule in ruled.named:
@@ -94,9 +100,9 @@ class Side:
         return [rule for rule in found if rule is not None]
 
     def _of(self, own: list[Weighed]) -> Says:
-        same, anyone = tuple(map(id, own)), self._ruled.anyone[ANY_PEER]
+        same = tuple(map(id, own))
         if same not in self._known:
-            self._known[same] = self._says(_Keys(decide(own, anyone))) if own else self.rest
+            self._known[same] = self._says(_Keys(decide(own, self._general))) if own else self.rest
         return self._known[same]
 
     def _says(self, exact: "_Keys") -> Says:

@@ -18,7 +18,17 @@ from ipaddress import ip_network
 
 import msgspec
 
-from meshfabric.model.addresses import MAPPED, MAPPED_BITS, Network, Prefix, parse_network, prefix_of
+from meshfabric.model.addresses import (
+    MAPPED,
+    MAPPED_BITS,
+    Address,
+    Network,
+    Prefix,
+    contains,
+    is_ipv4,
+    parse_network,
+    prefix_of,
+)
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import CIDR_LABEL, Labels
 from meshfabric.model.uplinks import count
@@ -72,7 +82,7 @@ class Networks:
         """A network came into use."""
         self.by_number[number] = network
         self.by_prefix[prefix_of(network)] = number
-        insort(self._sorted, (_span(network), number))
+        insort(self._sorted, (span(network), number))
         if network in self._apiservers:
             self.of_apiservers.add(number)
         for cidr in self._asked_around(network):
@@ -83,7 +93,7 @@ class Networks:
         """It went out of use."""
         network = self.by_number.pop(number)
         del self.by_prefix[prefix_of(network)]
-        del self._sorted[bisect_left(self._sorted, (_span(network), number))]
+        del self._sorted[bisect_left(self._sorted, (span(network), number))]
         self.of_apiservers.discard(number)
         for cidr in self._asked_around(network):
             self._members[cidr].discard(number)
@@ -91,11 +101,11 @@ class Networks:
     def use(self, cidr: Cidr, times: int) -> None:
         """A policy names it, once more or (-1) no longer."""
         if not count(self._uses, cidr, times) and self._members.pop(cidr, None) is not None:
-            span = _span(cidr.network)
-            self._asked[span].remove(cidr)
+            at = span(cidr.network)
+            self._asked[at].remove(cidr)
             count(self._lengths, cidr.network.prefixlen, -1)
-            if not self._asked[span]:
-                del self._asked[span]
+            if not self._asked[at]:
+                del self._asked[at]
 
     def reach_apiservers(self, networks: Iterable[Network]) -> None:
         """These are the API servers' from now on; in use or not yet."""
@@ -111,13 +121,13 @@ class Networks:
         found = {number for number in self._inside(cidr.network) if cidr.covers(self.by_number[number])}
         if cidr in self._uses:
             self._members[cidr] = found
-            self._asked.setdefault(_span(cidr.network), set()).add(cidr)
+            self._asked.setdefault(span(cidr.network), set()).add(cidr)
             self._lengths[cidr.network.prefixlen] += 1
         return found
 
     def _inside(self, network: Network) -> Iterator[int]:
         """The numbers of all networks that begin in it."""
-        version, first, _ = _span(network)
+        version, first, _ = span(network)
         last = int(network.broadcast_address)
         for at in range(bisect_left(self._sorted, ((version, first, 0), 0)), len(self._sorted)):
             (family, begins, _), number = self._sorted[at]
@@ -129,7 +139,7 @@ class Networks:
         """The CIDRs with members whose network holds this one."""
         for length in self._lengths:
             if length <= network.prefixlen:
-                yield from self._asked.get(_span(network.supernet(new_prefix=length)), ())
+                yield from self._asked.get(span(network.supernet(new_prefix=length)), ())
 
 
 def network_labels(network: Network) -> Labels:
@@ -137,7 +147,8 @@ def network_labels(network: Network) -> Labels:
     return ((CIDR_LABEL, network.exploded.replace(":", "-")),)
 
 
-def _span(network: Network) -> _Span:
+def span(network: Network) -> _Span:
+    """Sorted by this, what holds another comes before it."""
     return network.version, int(network.network_address), network.prefixlen
 
 
@@ -147,6 +158,11 @@ def lies_in(inner: Network, outer: Network) -> bool:
         return False
     shift = outer.max_prefixlen - outer.prefixlen
     return int(inner.network_address) >> shift == int(outer.network_address) >> shift
+
+
+def holds(network: Network, address: Address) -> bool:
+    """Whether an address lies in it; IPv4 is in no network of IPv6."""
+    return is_ipv4(address) == (network.version == 4) and contains(prefix_of(network), address)
 
 
 def parse_cidr(text: str, exceptions: Iterable[str] = (), place: str = "") -> Cidr:

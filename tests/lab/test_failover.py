@@ -62,15 +62,13 @@ def lab(standing: Lab) -> Lab:
     return probing(standing)
 
 
-@pytest.fixture(scope="module", params=[10, 50], ids=["10 ms", "50 ms"])
-def standing_crowded(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """At the default pace, and at the fast one where the kernel encrypts. wireguard-go has to wait for a CPU,
-    on a busy machine for longer than the 21 ms after which probes that fast are given up: nobody could tell
-    that from a cut.
+@pytest.fixture(scope="module")
+def standing_crowded() -> Iterator[Lab]:
+    """At the default pace. What encrypts has to wait for a CPU here, be it a process or a machine that is
+    emulated, at times for longer than the 21 ms after which probes of the fast one are given up: nobody
+    could tell that from a cut.
     """
-    if request.param == 10:
-        requires("wireguard")
-    with raised_whole(TEXT.replace("interval_ms: 10", f"interval_ms: {request.param}")) as lab:
+    with raised_whole(TEXT.replace("interval_ms: 10", "interval_ms: 50")) as lab:
         yield lab
 
 

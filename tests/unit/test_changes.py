@@ -1,12 +1,15 @@
 """Changes of verdicts in words: who, what, by whose word, and how many."""
 
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
+from meshfabric.compiler.imagined import applied
+from meshfabric.compiler.outside import Surroundings, compare_outside
 from meshfabric.compiler.parties import People
-from meshfabric.compiler.simulation import applied, compare
+from meshfabric.compiler.simulation import compare
 from meshfabric.compiler.verdicts import ANYTHING, OTHERS, Span
 from meshfabric.model.addresses import parse_address
 from meshfabric.model.labels import make_labels
@@ -19,6 +22,7 @@ from meshfabric.model.policytext import (
     PolicyText,
     read_policy,
 )
+from meshfabric.model.tables import FlowSeen
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.observe.changes import MOST_ROWS, Effects, format_spans
 
@@ -163,3 +167,41 @@ def test_what_is_cut_stands_first_and_no_more_than_are_read_are_told() -> None:
 )
 def test_ports_are_told_by_the_shorter_way(spans: tuple[Span, ...], expected: str) -> None:
     assert format_spans(spans) == expected
+
+
+def flow(source: str, destination: str, protocol: int, port: int) -> FlowSeen:
+    ends = parse_address(source), parse_address(destination)
+    return FlowSeen(protocol, ends, (40000, port), 0, replied=True, closing=False)
+
+
+def test_the_world_is_an_end_like_another_and_its_flows_are_told() -> None:
+    text = PolicyText(
+        "out",
+        "app=web",
+        [IngressText([{"entity": "fabric"}])],
+        [EgressText([{"entity": "fabric"}]), EgressText(["198.51.100.0/24"], ["tcp/443"])],
+    )
+    after = applied({}, [checked(text)], (), NOW)
+    held = fabric()
+    people, holders = People(held), {parse_address("10.64.1.5"): held[2]}
+    outside = compare_outside(people, {}, after, Surroundings(fabric=(ip_network("10.64.0.0/10"),)))
+    effects = Effects(people, holders, [], outside)
+    effects.take([
+        flow("10.64.1.5", "198.51.100.7", TCP, 443),  # goes on
+        flow("10.64.1.5", "198.51.100.7", TCP, 80),
+        flow("10.64.1.5", "203.0.113.9", UDP, 53),
+        flow("203.0.113.9", "10.64.1.5", TCP, 80),
+        flow("10.64.1.5", "10.64.1.6", TCP, 80),  # of the fabric, though nobody has it
+    ])  # fmt: skip
+    found = effects.rows({}, after)
+    keys = ("from", "to", "ports", "direction", "senders", "receivers", "flows")
+    assert sorted(tuple(row[key] for key in keys) for row in found["changes"]) == [
+        ("app=web", "198.51.100.0/24", "anything but tcp/443", "egress", 3, None, 1),
+        ("app=web", "the world but 198.51.100.0/24", "anything", "egress", 3, None, 1),
+        ("the world", "app=web", "anything", "ingress", None, 3, 1),
+    ]
+    assert [(one["from"], one["to"], one["source"]) for one in found["flows"]] == [
+        ("n1/web-0", "the world", "10.64.1.5:40000"),
+        ("n1/web-0", "the world", "10.64.1.5:40000"),
+        ("the world", "n1/web-0", "203.0.113.9:40000"),
+    ]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from meshfabric.compiler import simulation
 from meshfabric.compiler.control import Cut, cuts
+from meshfabric.compiler.imagined import Policies
 from meshfabric.compiler.parties import People, holders_of
-from meshfabric.compiler.simulation import Change, Policies, compare
+from meshfabric.compiler.simulation import Change, compare
 from meshfabric.compiler.verdicts import OTHERS
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import Labels

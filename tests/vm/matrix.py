@@ -66,7 +66,7 @@ SHARES = {
         "tests/lab/test_world.py::test_the_outside_begins_nothing_unless_a_workload_is_exposed",
         "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
         "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
-        "tests/lab/test_failover.py::test_a_full_tunnel_is_no_cut[10 ms-0]",
+        "tests/lab/test_failover.py::test_a_full_tunnel_is_no_cut[0]",
         "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
         "tests/lab/test_upgrade.py::test_flows_move_into_another_layout_and_nothing_is_lost",
         "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
