@@ -3,7 +3,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-TESTS ?= tests
+TESTS ?=
 
 KERNEL ?= 6.12
 KERNELS = $(if $(filter all,$(KERNEL)),6.1 6.12 newest,$(KERNEL))
@@ -23,7 +23,7 @@ demo: install bpf
 	$(BIN)/meshfabric lab demo $(if $(KEEP),--keep)
 
 test: install bpf lint
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m $(if $(TESTS),pytest $(TESTS),tests)
 
 bench: install bpf
 	$(BIN)/python -m bench

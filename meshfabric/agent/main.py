@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from meshfabric.agent import upgrade
+from meshfabric.agent import ports, upgrade
 from meshfabric.agent.answers import Answers
 from meshfabric.agent.audit import Listener
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
@@ -41,7 +41,6 @@ from meshfabric.config import read_settings
 from meshfabric.kernel import features, wireguard
 from meshfabric.kernel.attach import pod_pair
 from meshfabric.kernel.delays import Delays
-from meshfabric.kernel.ephemeral import given_to_sockets
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.loader import Datapath, load
 from meshfabric.kernel.maps import Generations, MapTables
@@ -200,7 +199,7 @@ class Agent:
         for told in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(told, end.set)
         self._events.note("agent started", f"node {self._world.node}, pid {os.getpid()}")
-        self._warn_of_sockets()
+        ports.keep(self._settings, self._events.note)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
             await stack.enter_async_context(serving(self._settings.socket, self._answers()))
@@ -213,18 +212,6 @@ class Agent:
             for task in running:
                 task.cancel()
         self._events.note("agent ended")
-
-    def _warn_of_sockets(self) -> None:
-        """A socket of the node's and a translated flow must not have one port towards one end."""
-        ports = self._settings.datapath
-        world = range(ports.world_port_base, ports.world_port_base + ports.world_ports)
-        if self._settings.world is not WorldMode.TRANSLATE:
-            return
-        for row in given_to_sockets(world):
-            what = (
-                f"{row.start}-{row.stop - 1} of datapath.world_ports are also given to the node's own sockets"
-            )
-            self._events.note("ports shared", f"{what}; add them to net.ipv4.ip_local_reserved_ports")
 
     async def _recall(self) -> None:
         """What is there already: devices, keys, workloads, and the world as it was last known."""

@@ -22,6 +22,27 @@ def given_to_sockets(ports: range) -> list[range]:
     return [range(start, end + 1) for start, end in zip(starts, ends, strict=True)]
 
 
+def reserve(ports: range) -> list[range]:
+    """Keep ports from sockets that ask for any, beside those that are kept already; the rows that were not.
+
+    Of this network namespace, until it ends. A socket that asks for one of them by its number gets it.
+    Raises PermanentError.
+    """
+    given = given_to_sockets(ports)
+    try:
+        kept = RESERVED.read_text().strip()
+        if given:
+            RESERVED.write_text(",".join([*filter(None, [kept]), *map(row_text, given)]))
+    except OSError as cause:
+        raise fault(cause, place=str(RESERVED), wanted="reserve ports") from cause
+    return given
+
+
+def row_text(row: range) -> str:
+    """`61000-65535`."""
+    return f"{row.start}-{row.stop - 1}"
+
+
 def _listed(text: str) -> set[int]:
     """`8080,61000-65535` as numbers."""
     rows = [part.partition("-") for part in text.strip().split(",") if part]

@@ -1,11 +1,13 @@
 """Ports that sockets get by themselves, in a namespace where we say which."""
 
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from meshfabric.kernel import netns
-from meshfabric.kernel.ephemeral import RANGE, RESERVED, given_to_sockets
+from meshfabric.kernel.ephemeral import RANGE, RESERVED, given_to_sockets, reserve
 from tests.kernel.cell import namespace
 
 CASES = {
@@ -37,6 +39,27 @@ def test_which_ports_are_given_to_sockets(name: str) -> None:
 
     with namespace() as where:
         assert netns.run(where, ask, row, reserved, ports) == wanted
+
+
+def test_what_is_reserved_no_socket_gets_and_what_was_stays_so() -> None:
+    def take() -> list[int]:
+        """Every port that there is for sockets, but one that is asked for by its number."""
+        RANGE.write_text("50000 50009")
+        RESERVED.write_text("50001,60000-60010\n")
+        assert reserve(range(50003, 50008)) == [range(50003, 50008)]
+        assert reserve(range(50003, 50009)) == [range(50008, 50009)]
+        assert RESERVED.read_text() == "50001,50003-50008,60000-60010\n"
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(4)]
+            sockets[0].bind(("", 50004))
+            for one in sockets[1:]:
+                one.bind(("", 0))
+            return [one.getsockname()[1] for one in sockets]
+
+    with namespace() as where:
+        first, *others = netns.run(where, take)
+    assert first == 50004
+    assert sorted(others) == [50000, 50002, 50009]
 
 
 def test_they_are_read_where_they_stand() -> None:

@@ -23,7 +23,7 @@ from tests.features import requires
 from tests.lab.places import namespace
 from tests.lab.streams import Flow, flowing
 from tests.lab.whole import DRIFT, address, paths, put_right, raised_whole, told, until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, rounds
 
 pytestmark = requires("capabilities", "delay")
 
@@ -42,10 +42,10 @@ probe: {{interval_ms: 10}}
 NODES = ("pear", "plum")
 FLOWS = (Flow("pear/web", "plum/db"), Flow("plum/db", "pear/web", 6))
 BACK_S = 1.0 * PATIENCE  # three answers, 10 ms apart, and room for a machine that is busy
-CUTS = 5
+CUTS = rounds(5)
 OUTAGE_MS = 300 * PATIENCE
 """For sanity; what is reached is printed."""
-FILLED_BYTES = 256 << 20
+FILLED_BYTES = rounds(256) << 20
 HOGS = 4
 HOG = "while True: pass"
 

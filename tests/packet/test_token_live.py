@@ -12,12 +12,12 @@ from meshfabric.kernel import links
 from meshfabric.model.tables import Reason
 from tests.features import requires
 from tests.packet.duo import INTERVAL_MS, LOOP, Duo, Side, streaming
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE, rounds, until
 
 pytestmark = requires("delay")
 
 QUEUES = [pytest.param("fq", marks=requires("fq")), "tbf", "htb"]
-CUTS = 5
+CUTS = rounds(5)
 OUTAGE_MS = 300 * PATIENCE
 """For sanity; what is reached is printed."""
 BACK_S = 0.3 * PATIENCE
@@ -93,6 +93,7 @@ def test_who_dies_in_one_direction_is_noticed_at_both_ends(duo: Duo) -> None:
         until(lambda: all(stream.passes() for stream in streams))
         duo.cut_wire(0, senders=(one.number,))
         until(lambda: not is_up(one, 0) and not is_up(two, 0))
+        time.sleep(BACK_S)  # the last of the unanswered ones may have been under way
         duo.heal()
         until(lambda: is_up(one, 0) and is_up(two, 0))
     (out, back), (other_out, other_back) = (

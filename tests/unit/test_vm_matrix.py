@@ -3,8 +3,11 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from tests.shares import Tally, side_by_side, tally
 from tests.vm.kernels import NAMES
-from tests.vm.matrix import PRESENT, SHARES, Outcome, compare, summary, tally
+from tests.vm.matrix import PRESENT, SHARES, Outcome, compare, summary
 
 ROOT = Path(__file__).parents[2]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
@@ -30,16 +33,16 @@ def test_a_kernel_has_neither_less_nor_more_than_the_table_says() -> None:
 def test_results_are_counted_and_skips_by_their_reason(tmp_path: Path) -> None:
     (tmp_path / "junit.xml").write_text(JUNIT)
     (tmp_path / "other.xml").write_text("<testsuites><testcase name='f'/></testsuites>")
-    counts, skips = tally(tmp_path / "junit.xml", tmp_path / "other.xml")
+    counts, skips = tally([tmp_path / "junit.xml", tmp_path / "other.xml"])
     assert counts == {"passed": 2, "skipped": 2, "failure": 1, "error": 1}
     assert skips == {"lacks netkit": 2}
-    assert tally(tmp_path / "absent.xml") == (Counter(), Counter())
+    assert tally([tmp_path / "absent.xml"]) == (Counter(), Counter())
 
 
 def test_the_summary_shows_every_skip_and_every_complaint() -> None:
-    good = Outcome("a", [], Counter(passed=5), Counter(), 90.0)
+    good = Outcome("a", [], Tally(Counter(passed=5), Counter()), 90.0)
     bad = Outcome(
-        "b", ["tests: exit status 1"], Counter(failure=1, skipped=2), Counter({"lacks fq": 2}), 30.0
+        "b", ["tests: exit status 1"], Tally(Counter(failure=1, skipped=2), Counter({"lacks fq": 2})), 30.0
     )
     lines = summary([good, bad])
     assert [line.split() for line in lines if line.startswith(("a ", "b "))] == [
@@ -56,3 +59,16 @@ def test_every_kernel_has_its_line_and_every_chosen_test_is_there() -> None:
         file, *names = one.partition("[")[0].split("::")
         assert (ROOT / file).exists(), one
         assert not names or f"def {names[-1]}(" in (ROOT / file).read_text(), one
+
+
+def test_shares_run_at_once_and_what_each_says_is_told_apart(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends = {"a": tmp_path / "a", "b": tmp_path / "b"}
+    meet = "touch $1; until [ -e $2 ]; do sleep 0.01; done; echo $WHO met; exit $3"
+    commands = {
+        name: ["sh", "-c", meet, "sh", str(ends[name]), str(ends[other]), str(status)]
+        for name, other, status in (("a", "b", 0), ("b", "a", 3))
+    }
+    assert side_by_side(commands, tmp_path, WHO="they") == {"a": 0, "b": 3}
+    assert sorted(capfd.readouterr().out.splitlines()) == ["a       they met", "b       they met"]

@@ -11,19 +11,17 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 from meshfabric.kernel.tool import WIREGUARD_GO_ENV
 from meshfabric.lab import tools
 from meshfabric.model.errors import MeshfabricError, PermanentError
 from tests.features import DEMAND_ENV
+from tests.shares import HEADINGS, PYTEST, Tally, side_by_side, tally
 from tests.vm import kernels, machine
-from tests.vm.__main__ import NO_VM, end_with_parent
+from tests.vm.__main__ import end_with_parent
 from tests.vm.kernels import CHECKOUT
 from tests.vm.qemu import Size
 
@@ -80,7 +78,6 @@ SHARES = {
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
 
 OUT = CHECKOUT / "build" / "vm"
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.vm.told"]
 TEST_TIMEOUT_S = 600
 DOCTOR = Size(timeout_s=120.0)
 TESTS_TIMEOUT_S = 2400.0
@@ -90,12 +87,11 @@ MINUTE_S = 60.0
 
 
 class Outcome(NamedTuple):
-    """How it went on a kernel: complaints, tests by outcome, skips by reason."""
+    """How it went on a kernel."""
 
     kernel: str
     complaints: list[str]
-    counts: Counter[str]
-    skips: Counter[str]
+    tally: Tally
     took_s: float
 
     @property
@@ -137,8 +133,8 @@ def outcome(kernel: str) -> Outcome:
             complaints += step(kernel, out)
         except MeshfabricError as error:
             complaints.append(str(error))
-    counts, skips = tally(*(_junit(out, share) for share in SHARES))
-    return Outcome(kernel, complaints, counts, skips, time.monotonic() - begun)
+    told = tally(_junit(out, share) for share in SHARES)
+    return Outcome(kernel, complaints, told, time.monotonic() - begun)
 
 
 def examine(kernel: str, out: Path) -> list[str]:
@@ -168,62 +164,35 @@ def compare(present: set[str], wanted: frozenset[str]) -> list[str]:
 def test(kernel: str, out: Path) -> list[str]:
     """Complaints of the chosen tests."""
     _headline(kernel, "tests")
-    statuses = dict.fromkeys(SHARES, NO_VM)
-
-    def run(share: str) -> None:
-        statuses[share] = run_share(kernel, share, out)
-
-    # A thread that is stuck must not keep a program that was told to end.
-    threads = [threading.Thread(target=run, args=(share,), daemon=True) for share in SHARES]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    commands = {share: _command(kernel, share, out) for share in SHARES}
+    demanded = {DEMAND_ENV: ",".join(sorted(PRESENT[kernel]))}
+    statuses = side_by_side(commands, CHECKOUT, **{PATIENCE_ENV: PATIENCE, **os.environ, **demanded})
     return [f"{share} tests: exit status {status}" for share, status in statuses.items() if status]
 
 
-def run_share(kernel: str, share: str, out: Path) -> int:
-    """A share of the tests in a VM, told of line by line; its exit status."""
+def _command(kernel: str, share: str, out: Path) -> list[str]:
+    """A share of the tests in a VM."""
     report = f"--junitxml=/out/{_junit(out, share).name}"
     tests = [*PYTEST, report, f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *SHARES[share]]
     vm = ["--kernel", kernel, "--timeout", str(TESTS_TIMEOUT_S), "--out", str(out)]
-    env = {PATIENCE_ENV: PATIENCE, **os.environ, DEMAND_ENV: ",".join(sorted(PRESENT[kernel]))}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.vm", *vm, "--", *tests],
-        cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    ) as process:  # fmt: skip
-        for line in process.stdout or ():
-            print(f"{share:8}{line}", end="", flush=True)
-    return process.returncode
+    return [sys.executable, "-m", "tests.vm", *vm, "--", *tests]
 
 
 def _junit(out: Path, share: str) -> Path:
     return out / f"junit-{share}.xml"
 
 
-def tally(*reports: Path) -> tuple[Counter[str], Counter[str]]:
-    """Tests by outcome, and skipped ones by reason; nothing where no test has ended."""
-    counts: Counter[str] = Counter()
-    skips: Counter[str] = Counter()
-    for report in filter(Path.exists, reports):
-        for case in ElementTree.parse(report).iter("testcase"):
-            kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-            counts[kinds[0] if kinds else "passed"] += 1
-            skips.update(child.get("message", "") for child in case if child.tag == "skipped")
-    return counts, skips
-
-
 def summary(outcomes: list[Outcome]) -> list[str]:
     """The lines that end the run: a table, then every complaint and every reason for a skip."""
-    lines = ["", f"{'KERNEL':8}{'LINUX':22}{'PASSED':>7}{'FAILED':>7}{'SKIPPED':>8}{'MINUTES':>8}"]
+    lines = ["", f"{'KERNEL':8}{'LINUX':22}{HEADINGS}{'MINUTES':>8}", *map(_row, outcomes)]
     for one in outcomes:
-        failed = one.counts["failure"] + one.counts["error"]
-        figures = f"{one.counts['passed']:7}{failed:7}{one.counts['skipped']:8}{one.took_s / MINUTE_S:8.1f}"
-        lines.append(f"{one.kernel:8}{_release(one.kernel):22}{figures}")
-    for one in outcomes:
-        lines += [f"{one.kernel}: {count} skipped: {reason}" for reason, count in sorted(one.skips.items())]
-        lines += [f"{one.kernel}: {complaint}" for complaint in one.complaints]
+        lines += [f"{one.kernel}: {what}" for what in (*one.tally.reasons, *one.complaints)]
     return lines
+
+
+def _row(one: Outcome) -> str:
+    minutes = one.took_s / MINUTE_S
+    return f"{one.kernel:8}{_release(one.kernel):22}{one.tally.figures}{minutes:8.1f}"
 
 
 def _release(kernel: str) -> str:

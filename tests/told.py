@@ -1,6 +1,6 @@
-"""A pytest plugin (`-p tests.vm.told`): each failure is told when it happens.
+"""A pytest plugin (`-p tests.told`): each failure is told when it happens.
 
-A VM whose time is up takes with it what pytest keeps for the end.
+A long run need not end to be told of, and a VM whose time is up takes with it what pytest keeps for the end.
 """
 
 import sys

@@ -1,0 +1,81 @@
+"""Shares of a test suite, each in a process of its own, all at once; what came of them.
+
+Every line of a share is printed as it comes, behind the share's name.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.told")
+NOT_RUN = 125
+
+
+class Tally(NamedTuple):
+    """Tests by outcome (`passed`, `failure`, `error`, `skipped`), and the skipped ones by reason."""
+
+    counts: Counter[str]
+    skips: Counter[str]
+
+    @property
+    def figures(self) -> str:
+        """What stands below `HEADINGS`."""
+        failed = self.counts["failure"] + self.counts["error"]
+        return f"{self.counts['passed']:7}{failed:7}{self.counts['skipped']:8}"
+
+    @property
+    def reasons(self) -> list[str]:
+        """A line for each reason."""
+        return [f"{count} skipped: {reason}" for reason, count in sorted(self.skips.items())]
+
+
+HEADINGS = f"{'PASSED':>7}{'FAILED':>7}{'SKIPPED':>8}"
+
+
+def side_by_side(commands: Mapping[str, Sequence[str]], cwd: Path, **more: str) -> dict[str, int]:
+    """Run all; their exit statuses. `more`: variables for their environment."""
+    statuses = dict.fromkeys(commands, NOT_RUN)
+
+    def run(name: str, command: Sequence[str]) -> None:
+        statuses[name] = _run(f"{name:8}", command, cwd, {**os.environ, **more})
+
+    # A thread that is stuck must not keep a program that was told to end.
+    threads = [threading.Thread(target=run, args=one, daemon=True) for one in commands.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statuses
+
+
+def _run(margin: str, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> int:
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with process:
+        for line in process.stdout or ():
+            print(f"{margin}{line}", end="", flush=True)
+    return process.returncode
+
+
+def tally(reports: Iterable[Path]) -> Tally:
+    """What some junit.xml say together; nothing where no test has ended."""
+    found = Tally(Counter(), Counter())
+    for report in filter(Path.exists, reports):
+        for case in ElementTree.parse(report).iter("testcase"):
+            kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+            found.counts[kinds[0] if kinds else "passed"] += 1
+            found.skips.update(child.get("message", "") for child in case if child.tag == "skipped")
+    return found
