@@ -93,7 +93,9 @@ class Readings:
         return targets
 
     def look(self, target: Target) -> Look:
-        """What the sizer has to know of a path."""
+        """What the sizer has to know of a path, which may have gone since it was told of it."""
+        if target.device not in self._world.links or target.node not in self._world.nodes:
+            return Look(up=False, padded=0)
         state = self._state(target.node, target.at)
         return Look(self._health(state, target.device) == Health.UP, state.padded)
 

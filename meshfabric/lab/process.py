@@ -25,6 +25,7 @@ ALL_KINDS = ("pid", "mnt", "net", "uts")
 END_TIMEOUT_S = 10.0
 """Patience for a killed process to be gone; a lab of many processes takes a while."""
 _SPAWN_TIMEOUT_S = 60.0
+FRAME = " |+-"  # of tracebacks of exception groups
 _START_FIELD = 22 - 3  # counted behind the command's name, which is field 2
 
 
@@ -145,9 +146,9 @@ def run(into: Process, argv: Sequence[str], kinds: Sequence[str] = ALL_KINDS, st
 
 
 def last_line(text: str) -> str:
-    """The last line that says something; of a traceback that is the error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    """The last line that says something; of a traceback that is the error, also in the frame of a group's."""
+    lines = [line.strip(FRAME) for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "no output")
 
 
 def _start(pid: int) -> int | None:
