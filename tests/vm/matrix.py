@@ -72,7 +72,7 @@ SHARES = {
         "tests/lab/test_impaired.py::test_a_fabric_lives_on_an_impaired_segment[netem]",
         "tests/lab/test_mixed_wireguard.py::test_all_reach_all",
         "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
-        "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
+        "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys[iron]",
     ),
 }
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
