@@ -33,7 +33,7 @@ DEVICE = "eth0"
 HOLDER = ("sleep", "infinity")
 """Keeps a namespace; what is run in it is reaped by the node's init."""
 CABLE_TIMEOUT_S = 30.0
-ATTACH_TIMEOUT_S = 120.0
+ATTACH_TIMEOUT_S = 300.0
 _POLL_S = 0.01
 _SYSCTLS = """
 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
