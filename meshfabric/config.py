@@ -32,6 +32,8 @@ KERNEL_TABLES = range(253, 256)
 FLOWS = (1024, 1 << 24)
 INTERVAL_MS = (1, 10_000)
 IDLE_MS = 60_000
+RTT_MS = 60_000
+HOLD_S = 3600
 DRIFT_CHECK_S = (0.1, 86_400.0)
 GRACE_S = (1.0, 86_400.0)
 AWAY_S = (1.0, 31_536_000.0)
@@ -206,6 +208,9 @@ def _check_datapath(found: Located[Settings]) -> None:
     probe = found.value.probe
     _check_range(found, probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
     _check_range(found, probe.idle_ms, probe.interval_ms, IDLE_MS, "probe", "idle_ms")
+    _check_range(found, probe.loss_percent, 0, 100, "probe", "loss_percent")
+    _check_range(found, probe.rtt_ms, 0, RTT_MS, "probe", "rtt_ms")
+    _check_range(found, probe.hold_s, 0, HOLD_S, "probe", "hold_s")
     _check_range(found, found.value.drift_check_s, *DRIFT_CHECK_S, "drift_check_s")
     _check_range(found, found.value.rotation.grace_s, *GRACE_S, "rotation", "grace_s")
     _check_range(found, found.value.rotation.away_s, *AWAY_S, "rotation", "away_s")

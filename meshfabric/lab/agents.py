@@ -87,7 +87,7 @@ def agent_yaml(lab: Lab, node: str) -> str:
         state_dir=lab.node_folder(node) / "state",
         socket=lab.socket(node),
         metrics=METRICS,
-        probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms),
+        probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms, hold_s=lab.topology.probe.hold_s),
         rotation=lab.topology.rotation,
         wireguard=described.wireguard,
         pods=described.pods,

@@ -96,9 +96,10 @@ class Etcd(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """How often the agents probe each tunnel."""
+    """How often the agents probe each tunnel, and for how long one that was left is held at most."""
 
     interval_ms: int = 50
+    hold_s: float = 32.0
 
 
 class Topology(msgspec.Struct, frozen=True):

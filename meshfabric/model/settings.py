@@ -76,10 +76,17 @@ class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Each tunnel to a node with traffic is probed once in `interval_ms`, to another once in `idle_ms`."""
+    """Each tunnel to a node with traffic is probed once in `interval_ms`, to another once in `idle_ms`.
+
+    One that loses `loss_percent` of the probes, or whose round trips take more than `rtt_ms`, is left for
+    a better one; 0: never. One that was left again and again is held for at most `hold_s`, 0: not at all.
+    """
 
     interval_ms: int = 50
     idle_ms: int = 1000
+    loss_percent: float = 10.0
+    rtt_ms: float = 300.0
+    hold_s: float = 32.0
 
 
 class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ held against the compiled objects' BTF by a test.
 
 import struct
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from meshfabric.model.addresses import Address, Prefix, is_ipv4, mask_of
@@ -26,7 +26,7 @@ ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
 NODE = struct.Struct(f"=HH{MAX_PATHS}H{MAX_PATHS}I")
-PATH = struct.Struct("=QQQQQ6IQQQ9I4x")
+PATH = struct.Struct("=QQQQQ6IQQQ10IQQQQII24x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
 TOKEN = struct.Struct("=6Q5I8xI")
@@ -70,6 +70,14 @@ class Verdict(IntEnum):
 
     DENY = 0
     ALLOW = 1
+
+
+class Fault(IntFlag):
+    """Why a path that answers is not as good as another: the higher the sum, the worse (enum fault)."""
+
+    SLOW = 1
+    LOSSY = 2
+    HELD = 4
 
 
 class Reason(IntEnum):
@@ -134,10 +142,10 @@ class PathState(NamedTuple):
     sent_ns: int = 0
     sent: int = 0
     heard: int = 0
-    rtt_us: int = 0
+    leniency: int = 0
     rtt_peak_us: int = 0
     streak: int = 0
-    flaps: int = 0
+    faults: int = 0  # sum of Fault
     ifindex: int = 0
     answered: int = 0
     heard_ns: int = 0
@@ -152,6 +160,13 @@ class PathState(NamedTuple):
     reflected: int = 0
     caution: int = 0
     padded: int = 0
+    flaps: int = 0
+    missing: int = 0  # bits, of probes
+    late: int = 0  # bits, of answers
+    held_until_ns: int = 0
+    hold_ns: int = 0
+    falls: int = 0
+    rtt_us: int = 0
 
     @property
     def open_probes(self) -> int:

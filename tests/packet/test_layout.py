@@ -11,7 +11,7 @@ import pytest
 
 from meshfabric.model import tables
 from meshfabric.model.addresses import parse_network, prefix_of
-from meshfabric.model.tables import Delivery, Direction, Reason, Verdict
+from meshfabric.model.tables import Delivery, Direction, Fault, Reason, Verdict
 from meshfabric.observe import flows
 from meshfabric.probe import packet
 
@@ -169,6 +169,7 @@ def test_reasons_have_the_same_names_and_numbers(btf: dict[str, dict[str, Any]])
 
 def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "delivery") == {f"DELIVER_{one.name}": one.value for one in Delivery}
+    assert constants(btf, "fault") == {one.name: one.value for one in Fault}
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
     assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}

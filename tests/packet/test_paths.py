@@ -1,6 +1,7 @@
 """Which tunnel a packet for another node takes: the first of the agent's order that works."""
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,18 @@ from scapy.layers.inet import TCP
 
 from meshfabric.kernel import loader
 from meshfabric.kernel.bpf import SkbContext
-from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, PathState, Reason, node_value, number, path_value
+from meshfabric.model.tables import (
+    FIRST_NODE,
+    MAX_PATHS,
+    Fault,
+    PathState,
+    Reason,
+    node_value,
+    number,
+    path_value,
+)
+from meshfabric.probe.health import chosen as best
+from meshfabric.probe.health import grade
 from tests.packet.arena import Arena, compile_extra
 from tests.packet.frames import V4, V6, frame, ip, udp
 from tests.packet.rig import Rig, Scene
@@ -20,7 +32,7 @@ from tests.packet.world import FAR, MUTE, World
 NS_PER_S = 10**9
 LONG_NS = 60 * NS_PER_S
 QUICK_NS = NS_PER_S // 20  # less than the patience of any path
-SENT = 100
+SENT, INTERVAL_MS = 100, 50
 SOURCE = Path(__file__).with_name("choose.bpf.c")
 Chosen = Callable[[int], str | None]
 
@@ -49,12 +61,15 @@ class State:
     rtt_peak_us: int = 0
     device: int | None = None
     open_probes: int = 3
+    faults: int = 0
+    leniency: int = 0
 
 
 UP, NEVER_HEARD, SILENT = State(), State(streak=0), State(unanswered_age_ns=LONG_NS)
 WAITING = State(unanswered_age_ns=NS_PER_S, rtt_peak_us=LONG_NS // 1000)
 AHEAD = State(unanswered_age_ns=-LONG_NS)
 STRANGER = State(device=4711)
+SLOW, LOSSY, HELD = (State(faults=fault) for fault in Fault)
 
 CASES: dict[str, tuple[State, State, str]] = {
     "both work": (UP, UP, "mfwg00"),
@@ -69,6 +84,19 @@ CASES: dict[str, tuple[State, State, str]] = {
     "the first fell silent, the second was never heard": (SILENT, NEVER_HEARD, "mfwg00"),
     "an answer is due, but round trips are long": (WAITING, UP, "mfwg00"),
     "the oldest open probe is yet to be sent": (AHEAD, UP, "mfwg00"),
+    "the first one loses many": (LOSSY, UP, "mfwg01"),
+    "the first one is slow": (SLOW, UP, "mfwg01"),
+    "the first one is held": (HELD, UP, "mfwg01"),
+    "both lose many": (LOSSY, LOSSY, "mfwg00"),
+    "slow is better than lossy": (LOSSY, SLOW, "mfwg01"),
+    "lossy is better than held": (HELD, LOSSY, "mfwg01"),
+    "anything is better than silent": (SILENT, HELD, "mfwg01"),
+    "the first one loses many, the second fell silent": (LOSSY, SILENT, "mfwg00"),
+    "three in a row are nothing where many get lost": (
+        State(unanswered_age_ns=LONG_NS, leniency=1),
+        UP,
+        "mfwg00",
+    ),
     "the first state is of another device": (STRANGER, UP, "mfwg01"),
     "the second state is of another device": (SILENT, STRANGER, "mfwg00"),
 }
@@ -93,8 +121,40 @@ def _write(rig: Rig, index: int, device: str, state: State) -> None:
         rtt_peak_us=state.rtt_peak_us,
         streak=state.streak,
         ifindex=ifindex,
+        faults=state.faults,
+        leniency=state.leniency,
     )
     rig.set_path(FAR, index, path_value(value))
+
+
+def test_any_number_of_paths_in_any_state(scene: Scene, chosen: Chosen) -> None:
+    """As by the rule for people and metrics, whose order is the agent's."""
+    chance = random.Random(5)
+    for _ in range(200):
+        backwards, count = chance.random() < 0.5, chance.randint(1, MAX_PATHS)
+        places = sorted(chance.sample(range(MAX_PATHS), count), reverse=backwards)
+        devices = {at: chance.choice((OLD, NEW)) for at in places}
+        states = {at: _any_state(chance, scene.rig.ifindex[devices[at]]) for at in places}
+        for at, state in states.items():
+            scene.rig.set_path(FAR, at, path_value(state))
+        with positions(scene.rig, devices, {at: 1280 + at for at in places}, backwards=backwards):
+            now = time.monotonic_ns()
+            grades = [grade(states[at], scene.rig.ifindex[devices[at]], now, INTERVAL_MS) for at in places]
+            assert chosen(FAR) == devices[places[best(grades)]], grades
+
+
+def _any_state(chance: random.Random, ifindex: int) -> PathState:
+    age_ns = chance.choice((0, NS_PER_S // 1000, LONG_NS))
+    return PathState(
+        unanswered_ns=time.monotonic_ns() - age_ns if age_ns else 0,
+        sent=SENT,
+        answered=SENT - chance.choice((0, 2, 3, 6)),
+        rtt_peak_us=chance.choice((0, 2 * LONG_NS // 1000)),
+        leniency=chance.choice((0, 0, 3)),
+        streak=chance.choice((0, 2, 3, 3, 3, 50)),
+        faults=chance.choice((0, 0, *range(8))),
+        ifindex=chance.choice((ifindex, ifindex, ifindex, 4711)),
+    )
 
 
 def test_the_agents_order_counts(scene: Scene, chosen: Chosen) -> None:

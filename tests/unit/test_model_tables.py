@@ -42,7 +42,7 @@ def test_sizes_are_those_of_the_structs() -> None:
         "ADDRESS_VALUE": 8,
         "WORKLOAD": 24,
         "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS,
-        "PATH": 128,
+        "PATH": 192,
         "PROBE_ENDS": 32,
         "LOOP": 8,
         "TOKEN": 6 * 8 + 8 * 4,
@@ -129,7 +129,7 @@ def test_a_policy_value() -> None:
 
 def test_what_is_read_comes_back() -> None:
     state = PathState(*range(1, len(PathState._fields) + 1))
-    assert read_path(struct.pack("=5Q6I3Q9I4x", *state)) == read_path(path_value(state)) == state
+    assert read_path(struct.pack("=5Q6I3Q10I4QII24x", *state)) == read_path(path_value(state)) == state
     assert read_counter([struct.pack("=QQ", 1, 100), struct.pack("=QQ", 2, 11)]) == (3, 111)
     assert number(258) == struct.pack("=I", 258)
 
