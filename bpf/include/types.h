@@ -24,6 +24,7 @@ enum sizes {
 	WORLD = PLACES - 1, /* the place of all that is not of the fabric */
 	MAX_NODES = WORLD - FIRST_NODE,
 	MAX_PATHS = 8, /* tunnels to one node */
+	SHARES = 64, /* a power of two */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
@@ -76,9 +77,11 @@ struct workload {
 
 struct node {
 	__u16 n_paths;
-	__u16 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
+	__u8 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
+	__u8 shared; /* whether flows are shared among several */
 	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
+	__u8 share[SHARES]; /* positions: a flow takes that which its hash leads to */
 };
 
 /* Why a path that answers is not as good as another: the higher the sum, the worse. */

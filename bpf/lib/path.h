@@ -16,6 +16,9 @@
  * left for one that does not, and whatever a path was left for, it is held for a
  * while: that bounds how often traffic moves (quality.h).
  *
+ * Where flows are shared among paths of the same cost, each takes the one that its
+ * hash leads to, as long as that is sound.
+ *
  * While keys are rotated there are two tunnels where else is one. Those of one
  * generation fill the positions from the first on, those of the other from the
  * last on, and one number says which come first: nothing that is known of a path
@@ -27,12 +30,14 @@
 #define MESHFABRIC_PATH_H
 
 #include <stdbool.h>
+#include "hash.h"
 #include "maps.h"
 #include "settings.h"
 
 enum path_policy {
 	ANSWERS_TO_TRUST = 3, /* in a row */
 	PROBES_TO_GIVE_UP = 3, /* in a row, without an answer */
+	SHARE_TRIES = 4, /* until the order counts */
 	INTERVALS_OF_PATIENCE = 2,
 	PEAKS_OF_PATIENCE = 2,
 };
@@ -153,10 +158,29 @@ static __noinline __u64 choose_other(const struct node *node, __u32 node_index)
 	return tunnel;
 }
 
+/* The one that the flow's hash leads to, if it is sound, else another that further bits lead to: so only the
+ * flows of a path that is not sound move, and to all others alike. 0: none was met in a few tries. */
+static __noinline __u64 choose_shared(const struct node *node, __u32 node_index, __u64 hash)
+{
+	for (__u32 i = 0; i < SHARE_TRIES; i++) {
+		__u32 position = node->share[hash % SHARES] % MAX_PATHS;
+		__u64 tunnel = sound_at(node, node_index, position);
+		if (tunnel)
+			return tunnel;
+		hash /= SHARES;
+	}
+	return 0;
+}
+
 /* The preferred one, nearly always. Its position is a constant in each branch: as a variable it would
  * double the verifier's work. */
-static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index)
+static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index,
+					   const struct flow_key *flow)
 {
+	__u64 shared = node->shared ? choose_shared(node, node_index, hash_key((const __u64 *)flow)) : 0;
+
+	if (shared)
+		return shared;
 	__u64 preferred =
 		node->first ? sound_at(node, node_index, MAX_PATHS - 1) : sound_at(node, node_index, 0);
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from meshfabric.compiler.paths import ways
+from meshfabric.compiler.paths import sharing, ways
 from meshfabric.compiler.probes import probe_ends
 from meshfabric.kernel.bpf import Map
 from meshfabric.kernel.wireguard import DeviceState
@@ -21,7 +21,7 @@ from meshfabric.model.tables import (
 )
 from meshfabric.observe.metrics import PathReading
 from meshfabric.observe.rows import PathSeen
-from meshfabric.probe.health import Health, chosen, grade, health, hold_left_s, loss_percent
+from meshfabric.probe.health import Health, carrying, grade, health, hold_left_s, loss_percent
 from meshfabric.probe.prober import Target
 from meshfabric.probe.sizer import Look
 from meshfabric.reconcile.loop import Loop
@@ -53,13 +53,14 @@ class Readings:
         there = [way for way in ways(self._world, node) if way.device in self._world.links]
         states = [self._state(node, way.position) for way in there]
         grades = [self._grade(state, way.device) for state, way in zip(states, there, strict=True)]
+        taken = carrying(grades, sharing(self._world, there)) if there else []
         seen = []
         for at, (_, name, generation, pair, _) in enumerate(there):
             device = tunnels.get(name)
             peer = device.peers.get(keys.get((name, node), "")) if device else None
             age = int(time.time() - peer.last_handshake_s) if peer and peer.last_handshake_s else None
             moved = (peer.rx_bytes, peer.tx_bytes) if peer else (0, 0)
-            active, found = at == chosen(grades), self._health(states[at], name)
+            active, found = at in taken, self._health(states[at], name)
             faults = hold_left_s(states[at], time.monotonic_ns()), loss_percent(states[at])
             seen.append(
                 PathSeen(node, pair, name, generation, states[at], found, active, age, *moved, *faults)

@@ -38,8 +38,18 @@ class WorldMode(StrEnum):
     TRANSLATE = "translate"
 
 
+class Sharing(StrEnum):
+    """Whether flows to a node are shared among its paths of least cost."""
+
+    OFF = "off"
+    ON = "on"
+
+
 class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed."""
+    """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed.
+
+    `capacity` in Mbit/s, 0: unknown.
+    """
 
     name: str
     device: str
@@ -47,6 +57,7 @@ class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cost: int = 0
     gateways: tuple[str, ...] = ()
     qdisc: Queue = Queue.AUTO
+    capacity: int = 0
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,3 +132,4 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pods: PodPair = PodPair.AUTO
     world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0
+    sharing: Sharing = Sharing.OFF

@@ -25,7 +25,8 @@ NOWHERE = 0
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
-NODE = struct.Struct(f"=HH{MAX_PATHS}H{MAX_PATHS}I")
+SHARES = 64
+NODE = struct.Struct(f"=HBB{MAX_PATHS}H{MAX_PATHS}I{SHARES}s")
 PATH = struct.Struct("=QQQQQ6IQQQ10IQQQQII24x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
@@ -219,21 +220,23 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(paths: list[tuple[int, int]], *, backwards: bool = False) -> bytes:
+def node_value(paths: list[tuple[int, int]], *, backwards: bool = False, shares: Sequence[int] = ()) -> bytes:
     """Value of `nodes`: WireGuard devices by position, at most MAX_PATHS, (0, 0) where there is none.
 
     Beside each is the largest IP packet for the node that fits there, in bytes; 0 lets every one pass.
-    The preferred one comes first, or with `backwards` last.
+    The preferred one comes first, or with `backwards` last. `shares`: SHARES positions, whose each flow
+    takes the one that its hash leads to; empty: all take the preferred one.
     """
     used = paths[:MAX_PATHS]
     padded = used + [(0, 0)] * (MAX_PATHS - len(used))
     ifindexes, mtus = zip(*padded, strict=True)
-    return NODE.pack(sum(map(bool, ifindexes)), LAST_PATH if backwards else 0, *mtus, *ifindexes)
+    first = LAST_PATH if backwards else 0
+    return NODE.pack(sum(map(bool, ifindexes)), first, bool(shares), *mtus, *ifindexes, bytes(shares))
 
 
 def read_node(value: bytes) -> list[tuple[int, int]]:
     """Devices and MTUs of a value of `nodes`, the preferred one first."""
-    _, first, *rest = NODE.unpack(value)
+    _, first, _, *rest, _ = NODE.unpack(value)
     paths = list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))
     return [path for path in (paths[::-1] if first else paths) if path[0]]
 

@@ -86,6 +86,11 @@ def chosen(grades: Sequence[int]) -> int:
     return grades.index(min(grades))
 
 
+def carrying(grades: Sequence[int], sharing: int) -> list[int]:
+    """Which of the paths carry traffic when the first so many share it: those of them that are sound."""
+    return [at for at in range(sharing) if grades[at] == SOUND] or [chosen(grades)]
+
+
 def hold_left_s(state: PathState, now_ns: int) -> float:
     """How long the path is still held, 0.0 if it is not."""
     left_ns = state.held_until_ns - now_ns if state.faults & Fault.HELD else 0

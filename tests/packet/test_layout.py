@@ -52,10 +52,12 @@ PACKED = {
         },
     ),
     "node": (
-        tables.node_value([(8, 1380), (9, 1300)], backwards=True),
+        tables.node_value([(8, 1380), (9, 1300)], backwards=True, shares=[6, 7] * (tables.SHARES // 2)),
         {
             "n_paths": (2, 2),
-            "first": (tables.LAST_PATH, 2),
+            "first": (tables.LAST_PATH, 1),
+            "shared": (1, 1),
+            "share": (7 << 8 | 6, 2),
             "mtu": (1300 << 16 | 1380, 4),
             "ifindex": (9 << 32 | 8, 8),
         },
@@ -174,7 +176,7 @@ def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
     sizes = constants(btf, "sizes")
-    for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "MAX_PREFIXES", "MAX_EXPOSED"):
+    for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "SHARES", "MAX_PREFIXES", "MAX_EXPOSED"):
         assert sizes[name] == getattr(tables, name)
     ports = constants(btf, "probe_port")
     assert (ports["STAMP_PORT"], ports["PROBE_PORT"]) == (packet.STAMP_PORT, packet.PROBE_PORT)

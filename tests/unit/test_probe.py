@@ -13,6 +13,7 @@ from meshfabric.probe.health import (
     SILENT,
     SOUND,
     Health,
+    carrying,
     chosen,
     health,
     hold_left_s,
@@ -150,6 +151,12 @@ def test_a_path_that_loses_many_is_not_so_soon_taken_for_dead() -> None:
 def test_a_loss_limit_counts_of_64_probes() -> None:
     assert [loss_limit(percent) for percent in (0, 1, 10, 50, 100)] == [0, 1, 7, 32, 64]
     assert loss_percent(state(missing=0b1011)) == pytest.approx(4.6875)
+
+
+def test_of_paths_that_share_all_that_are_sound_carry_traffic() -> None:
+    assert carrying([SOUND, Fault.SLOW, SOUND, SOUND], 3) == [0, 2]
+    assert carrying([Fault.HELD, SILENT, SOUND], 2) == [2]
+    assert carrying([SOUND, SOUND], 1) == [0]
 
 
 def test_what_is_left_of_a_hold() -> None:
