@@ -40,6 +40,6 @@ def _rule(key: tuple[Any, ...], value: tuple[Any, ...], alpha: int) -> fabric.Ru
     bits, subject, peer, direction, protocol, port_be = key
     port_bits = bits - POLICY_FIXED_BITS - PROTOCOL_BITS if protocol else None
     owner = fabric.ID_ALPHA if subject == alpha else subject
-    port, (precedence, verdict) = int.from_bytes(port_be, "big"), value
+    port, (precedence, verdict, _) = int.from_bytes(port_be, "big"), value
     where = Direction(direction), Verdict(verdict), protocol, port, port_bits, precedence
     return fabric.Rule(owner, peer, *where)

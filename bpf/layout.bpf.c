@@ -34,6 +34,7 @@ struct layout {
 	struct counter counter;
 	enum sizes sizes;
 	enum probe_port probe_port;
+	enum fault fault;
 	enum delivery delivery;
 	enum direction direction;
 	enum direction_flag direction_flag;

@@ -32,10 +32,13 @@ KERNEL_TABLES = range(253, 256)
 FLOWS = (1024, 1 << 24)
 INTERVAL_MS = (1, 10_000)
 IDLE_MS = 60_000
+RTT_MS = 60_000
+HOLD_S = 3600
 DRIFT_CHECK_S = (0.1, 86_400.0)
 GRACE_S = (1.0, 86_400.0)
 AWAY_S = (1.0, 31_536_000.0)
 MAX_COST = 1_000_000
+MAX_CAPACITY = 100_000_000  # Mbit/s
 MAX_SOCKET_BYTES = 107  # sun_path less the final zero (unix(7))
 
 URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)]|([A-Za-z0-9._-]+)):([0-9]{1,5})/?")
@@ -163,6 +166,7 @@ def _check_uplinks(found: Located[Settings]) -> None:
         _check_device(found, uplink.device, i)
         if not 0 <= uplink.cost <= MAX_COST:
             raise found.error(f"cost {uplink.cost}", "uplinks", i, "cost", remedy=f"0 to {MAX_COST}")
+        _check_range(found, uplink.capacity, 0, MAX_CAPACITY, "uplinks", i, "capacity")
         _check_gateways(found, uplink.gateways, i)
 
 
@@ -206,6 +210,9 @@ def _check_datapath(found: Located[Settings]) -> None:
     probe = found.value.probe
     _check_range(found, probe.interval_ms, *INTERVAL_MS, "probe", "interval_ms")
     _check_range(found, probe.idle_ms, probe.interval_ms, IDLE_MS, "probe", "idle_ms")
+    _check_range(found, probe.loss_percent, 0, 100, "probe", "loss_percent")
+    _check_range(found, probe.rtt_ms, 0, RTT_MS, "probe", "rtt_ms")
+    _check_range(found, probe.hold_s, 0, HOLD_S, "probe", "hold_s")
     _check_range(found, found.value.drift_check_s, *DRIFT_CHECK_S, "drift_check_s")
     _check_range(found, found.value.rotation.grace_s, *GRACE_S, "rotation", "grace_s")
     _check_range(found, found.value.rotation.away_s, *AWAY_S, "rotation", "away_s")
@@ -278,9 +285,9 @@ def _check_once(
         seen[value] += 1
 
 
-def _check_range(found: Located[Settings], value: float, least: float, most: float, *path: str) -> None:
+def _check_range(found: Located[Settings], value: float, least: float, most: float, *path: str | int) -> None:
     if not least <= value <= most:
-        raise found.error(f"{'.'.join(path)} {value}", *path, remedy=f"{least} to {most}")
+        raise found.error(f"{'.'.join(map(str, path))} {value}", *path, remedy=f"{least} to {most}")
 
 
 def _check_policy(found: Located[PolicyText], policy: PolicyText) -> None:

@@ -41,6 +41,7 @@ class Attachment:
     addresses: tuple[str, ...]
     mtu: int = 1500
     cost: int = 0
+    capacity: int = 0
 
 
 class Node:
@@ -102,7 +103,7 @@ class Node:
 
 def _settings(name: str, uplinks: Sequence[Attachment]) -> Settings:
     configured = tuple(
-        UplinkSettings(f"up{slot}", f"eth{slot}", uplink.segment, uplink.cost)
+        UplinkSettings(f"up{slot}", f"eth{slot}", uplink.segment, uplink.cost, capacity=uplink.capacity)
         for slot, uplink in enumerate(uplinks)
     )
     return Settings("lab", name, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), configured)

@@ -14,6 +14,11 @@ const volatile __u16 world_ports = 0; /* how many there are; 0: nothing is trans
 const volatile __u64 probe_interval_ns = 50 * 1000 * 1000;
 const volatile __u64 probe_grace_ns = 5 * 1000 * 1000; /* scheduling noise at both ends */
 const volatile __u64 probe_idle_ns = 1000 * 1000 * 1000; /* from probe to probe where there is no traffic */
+const volatile __u32 loss_limit =
+	7; /* of 64 probes without an answer: a path that loses as many is lossy; 0: none is */
+const volatile __u32 rtt_limit_us = 300 * 1000; /* a path whose round trips take longer is slow; 0: none is */
+const volatile __u64 longest_hold_ns =
+	32ULL * 1000 * 1000 * 1000; /* of a path that was left again and again */
 const volatile __u32 largest_share = 32768; /* of one workload, in established flows */
 const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
 

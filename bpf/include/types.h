@@ -24,6 +24,7 @@ enum sizes {
 	WORLD = PLACES - 1, /* the place of all that is not of the fabric */
 	MAX_NODES = WORLD - FIRST_NODE,
 	MAX_PATHS = 8, /* tunnels to one node */
+	SHARES = 64, /* a power of two */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
@@ -76,9 +77,18 @@ struct workload {
 
 struct node {
 	__u16 n_paths;
-	__u16 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
+	__u8 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
+	__u8 shared; /* whether flows are shared among several */
 	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
+	__u8 share[SHARES]; /* positions: a flow takes that which its hash leads to */
+};
+
+/* Why a path that answers is not as good as another: the higher the sum, the worse. */
+enum fault {
+	SLOW = 1, /* its round trips take too long */
+	LOSSY = 2, /* too many of its probes get lost */
+	HELD = 4, /* it was left a moment ago, for whatever reason */
 };
 
 /* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. What a
@@ -89,10 +99,10 @@ struct path {
 	__u64 sent_ns;
 	__u64 sent; /* also the sequence number of the next probe */
 	__u64 heard;
-	__u32 rtt_us; /* last */
+	__u32 leniency; /* how many more probes than usual may miss in a row, of a path that loses many */
 	__u32 rtt_peak_us; /* decaying: patience grows with queueing */
 	__u32 streak; /* answers since the path was last given up */
-	__u32 flaps; /* times it was given up */
+	__u32 faults; /* enum fault */
 	__u32 ifindex; /* the device that this state is of; another one starts anew */
 	__u32 answered; /* sequence number after that of the last probe that was answered */
 	__u64 heard_ns;
@@ -107,10 +117,18 @@ struct path {
 	__u32 reflected; /* the far node's probes that we answered: our next sequence number */
 	__u32 caution; /* answers for which the peak does not decay, since we gave the path up too soon */
 	__u32 padded; /* sequence number of the last probe with padding that came back */
-	__u32 pad;
+	__u32 flaps; /* times it was given up */
+	__u64 missing; /* of the last 64 probes up to the last that was answered, which were not: bit 0 is the newest */
+	__u64 late; /* of the last 64 answers, which took too long */
+	__u64 held_until_ns; /* 0: it was never left */
+	__u64 hold_ns; /* how long it was held the last time */
+	__u32 falls; /* times that it got worse: given up, lossy or slow */
+	__u32 rtt_us; /* last */
+	__u64 pad[3];
 };
 
-_Static_assert(sizeof(struct path) == 128, "two cache lines");
+_Static_assert(sizeof(struct path) == 192, "three cache lines");
+_Static_assert(__builtin_offsetof(struct path, heard_ns) == 64, "what a choice needs is in the first");
 
 /* What the probes to a node are made from. The rest of them is the same for all. */
 struct probe_ends {

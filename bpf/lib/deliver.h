@@ -105,7 +105,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 		return drop(skb, NO_PATH);
 	if (p->ttl <= 1) /* it would end where it is delivered, with nobody to tell its sender */
 		return complain(skb, p, NO_HOP_LEFT);
-	__u64 tunnel = choose_tunnel(node, node_index);
+	__u64 tunnel = choose_tunnel(node, node_index, &p->key);
 	if (mtu_of(tunnel) && is_too_big(skb, p, ETH_HLEN, mtu_of(tunnel)))
 		return complain(skb, p, mtu_of(tunnel));
 	note_traffic(skb, node_index);

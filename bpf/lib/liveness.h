@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
- * What probes tell about a path: stamp.h sends and hears them, path.h draws the
- * conclusion for each packet.
+ * What probes tell about a path: stamp.h sends and hears them, quality.h judges by
+ * them, path.h draws the conclusion for each packet.
  */
 #ifndef MESHFABRIC_LIVENESS_H
 #define MESHFABRIC_LIVENESS_H
 
-#include "path.h"
+#include "quality.h"
 
 enum liveness_policy {
 	PEAK_DECAY_SHIFT = 5, /* a peak loses a 32nd with each answer: half is gone after 22 */
@@ -72,6 +72,7 @@ static __always_inline void note_transit(__u64 transit_ns, __u64 *last_ns, __u32
 /* It was overtaken, and taken for lost on the way where that happened. */
 static __always_inline void note_late(struct path *path, const struct hearing *h, __s32 answers)
 {
+	note_found(path, path->heard_question - h->question);
 	if (answers > 0) {
 		path->lost_out -= path->lost_out > 0;
 		path->heard_answer = h->answer;
@@ -82,12 +83,14 @@ static __always_inline void note_late(struct path *path, const struct hearing *h
 
 /* The far node numbers its answers (RFC 8762, 4.3): a gap in their numbers was lost on the way back, a gap in
  * those of the probes that is not in theirs on the way out. What began to count anew is only taken note of. */
-static __always_inline void note_sequence(struct path *path, const struct hearing *h)
+static __always_inline void note_sequence(struct path *path, const struct hearing *h, bool given_up)
 {
 	__s32 probes = h->question - path->heard_question, answers = h->answer - path->heard_answer;
 
 	if (path->heard && probes <= 0)
 		return note_late(path, h, probes ? answers : 0);
+	if (path->heard)
+		note_missing(path, probes, given_up);
 	if (path->heard && answers > 0 && answers <= probes) {
 		path->lost_out += probes - answers;
 		path->lost_back += answers - 1;
@@ -109,6 +112,8 @@ static __always_inline void come_back(struct path *path, const struct hearing *h
 {
 	if ((__s64)(h->heard_ns - h->asked_ns) > patience_ns(path))
 		path->caution = ANSWERS_OF_CAUTION;
+	if (path->streak >= ANSWERS_TO_TRUST || path->faults & HELD)
+		fall(path, h->heard_ns);
 	path->flaps += path->streak >= ANSWERS_TO_TRUST;
 	path->streak = 0;
 }
@@ -120,10 +125,11 @@ static __always_inline bool path_heard(struct path *path, __u32 ifindex, const s
 
 	if (path->ifindex != ifindex || h->asked_ns > path->sent_ns)
 		return false;
-	if (is_given_up(path, unanswered_ns, h->heard_ns))
-		come_back(path, h);
+	bool given_up = is_given_up(path, unanswered_ns, h->heard_ns);
 	if (was_asked(path, h))
-		note_sequence(path, h);
+		note_sequence(path, h, given_up);
+	if (given_up)
+		come_back(path, h);
 	path->streak += path->streak < __UINT32_MAX__;
 	path->heard++;
 	path->heard_ns = h->heard_ns;
@@ -131,6 +137,8 @@ static __always_inline bool path_heard(struct path *path, __u32 ifindex, const s
 	note_transit(h->out_ns, &path->transit_out_ns, &path->jitter_out_ns);
 	note_transit(h->back_ns, &path->transit_back_ns, &path->jitter_back_ns);
 	advance_unanswered(path, unanswered_ns, h->asked_ns);
+	note_late_answer(path, path->rtt_us);
+	judge_path(path, h->heard_ns);
 	return true;
 }
 

@@ -40,8 +40,8 @@ static __always_inline __u32 tcp_length(struct __sk_buff *skb, __u32 transport)
 	return (offset >> TCP_LENGTH_SHIFT) * TCP_WORD;
 }
 
-/* What fits on the way to this place, as long as it is this way; 0: anything. */
-static __always_inline __u32 mtu_towards(__u32 place)
+/* What fits on the flow's way to this place, as long as it is this way; 0: anything. */
+static __always_inline __u32 mtu_towards(__u32 place, const struct flow_key *flow)
 {
 	if (place < FIRST_NODE) {
 		struct workload *workload = bpf_map_lookup_elem(&workloads, &place);
@@ -49,7 +49,7 @@ static __always_inline __u32 mtu_towards(__u32 place)
 	}
 	__u32 node_index = place - FIRST_NODE;
 	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
-	return node ? mtu_of(choose_tunnel(node, node_index)) : 0;
+	return node ? mtu_of(choose_tunnel(node, node_index, flow)) : 0;
 }
 
 /* Where among the options the MSS itself is, 0: nowhere. Behind the last option there are zeros, thus an end.
@@ -86,7 +86,7 @@ static __always_inline bool store_mss(struct __sk_buff *skb, const struct packet
 /* True if it had to be lowered. `l3` is where the IP packet starts. */
 static __noinline bool fit_mss(struct __sk_buff *skb, const struct packet *p, __u32 l3, __u32 place)
 {
-	__u32 headers = p->version == 4 ? HEADERS_4 : HEADERS_6, mtu = mtu_towards(place);
+	__u32 headers = p->version == 4 ? HEADERS_4 : HEADERS_6, mtu = mtu_towards(place, &p->key);
 	__u32 first = p->transport + sizeof(struct tcphdr);
 	__u32 length = tcp_length(skb, p->transport);
 	__u8 options[MOST_OPTIONS + MSS_LENGTH] = {};

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
  *
- * Which tunnel to a node? The first one of the agent's order that works.
+ * Which tunnel to a node? The first one of the agent's order that works well; where
+ * none does, of those that work the first with the least faults.
  *
  * Each tunnel is probed. A path is given up when several probes in a row are
  * without an answer and the oldest of them is older than our patience. It is not
@@ -9,7 +10,14 @@
  * grows with the round-trip times seen, so that a queue that fills up is not
  * taken for a cut.
  *
- *      never heard --3 answers--> up --patience runs out--> down --an answer--> 2 more --> up
+ *      never heard --3 answers--> up --patience runs out--> down --an answer--> 2 more --> up, held
+ *
+ * A path that is up may still lose too many probes, or take too long for them. It is
+ * left for one that does not, and whatever a path was left for, it is held for a
+ * while: that bounds how often traffic moves (quality.h).
+ *
+ * Where flows are shared among paths of the same cost, each takes the one that its
+ * hash leads to, as long as that is sound.
  *
  * While keys are rotated there are two tunnels where else is one. Those of one
  * generation fill the positions from the first on, those of the other from the
@@ -22,12 +30,14 @@
 #define MESHFABRIC_PATH_H
 
 #include <stdbool.h>
+#include "hash.h"
 #include "maps.h"
 #include "settings.h"
 
 enum path_policy {
 	ANSWERS_TO_TRUST = 3, /* in a row */
 	PROBES_TO_GIVE_UP = 3, /* in a row, without an answer */
+	SHARE_TRIES = 4, /* until the order counts */
 	INTERVALS_OF_PATIENCE = 2,
 	PEAKS_OF_PATIENCE = 2,
 };
@@ -41,11 +51,14 @@ static __always_inline struct path *path_at(__u32 node_index, __u32 index)
 	return bpf_map_lookup_elem(&paths, &at);
 }
 
-/* In a quiet tunnel some intervals; in one with queues as long as an answer may take when they double. */
+/* In a quiet tunnel some intervals, and until the last probe of those could be answered; in one with queues as
+ * long as an answer may take when they double. */
 static __always_inline __s64 patience_ns(const struct path *path)
 {
-	__u64 quiet_ns = INTERVALS_OF_PATIENCE * probe_interval_ns + probe_grace_ns;
-	__u64 queueing_ns = probe_interval_ns + PEAKS_OF_PATIENCE * NS_PER_US * path->rtt_peak_us;
+	__u64 peak_ns = NS_PER_US * path->rtt_peak_us;
+	__u64 quiet_ns = INTERVALS_OF_PATIENCE * probe_interval_ns +
+			 (peak_ns > probe_grace_ns ? peak_ns : probe_grace_ns);
+	__u64 queueing_ns = probe_interval_ns + PEAKS_OF_PATIENCE * peak_ns;
 
 	return quiet_ns > queueing_ns ? quiet_ns : queueing_ns;
 }
@@ -56,10 +69,16 @@ static __always_inline __u32 open_probes(const struct path *path)
 	return (__u32)path->sent - path->answered;
 }
 
+/* Where many get lost, several in a row are no cut yet. */
+static __always_inline __u32 probes_to_give_up(const struct path *path)
+{
+	return PROBES_TO_GIVE_UP + path->leniency;
+}
+
 /* Signed: the other CPU's probe may have left after we looked at the clock. */
 static __always_inline bool is_given_up(const struct path *path, __u64 unanswered_ns, __u64 now_ns)
 {
-	return unanswered_ns && open_probes(path) >= PROBES_TO_GIVE_UP &&
+	return unanswered_ns && open_probes(path) >= probes_to_give_up(path) &&
 	       (__s64)(now_ns - unanswered_ns) > patience_ns(path);
 }
 
@@ -70,7 +89,7 @@ static __always_inline bool is_usable(const struct path *path, __u32 ifindex)
 
 	if (!ifindex || path->ifindex != ifindex || path->streak < ANSWERS_TO_TRUST)
 		return false;
-	return !unanswered_ns || open_probes(path) < PROBES_TO_GIVE_UP ||
+	return !unanswered_ns || open_probes(path) < probes_to_give_up(path) ||
 	       !is_given_up(path, unanswered_ns, bpf_ktime_get_ns());
 }
 
@@ -91,12 +110,25 @@ static __always_inline __u32 mtu_of(__u64 tunnel)
 	return tunnel >> 32;
 }
 
-/* The one at a position if it is usable, else 0. */
-static __always_inline __u64 usable_at(const struct node *node, __u32 node_index, __u32 position)
+/* The one at a position if it works and has no fault, else 0. */
+static __always_inline __u64 sound_at(const struct node *node, __u32 node_index, __u32 position)
 {
 	struct path *path = path_at(node_index, position);
 
-	return path && is_usable(path, node->ifindex[position]) ? tunnel_at(node, position) : 0;
+	return path && !path->faults && is_usable(path, node->ifindex[position]) ? tunnel_at(node, position)
+										 : 0;
+}
+
+/* Beside the faults of a path that works: no such number of faults. */
+enum grade { SOUND = 0, SILENT = 8, NOWHERE = 9 };
+
+static __always_inline __u32 grade_at(const struct node *node, __u32 node_index, __u32 position)
+{
+	struct path *path = path_at(node_index, position);
+
+	if (!node->ifindex[position])
+		return NOWHERE;
+	return path && is_usable(path, node->ifindex[position]) ? path->faults % SILENT : SILENT;
 }
 
 /* Where the path stands that is next after `rank` better ones; for the verifier a number below eight,
@@ -110,28 +142,47 @@ static __always_inline __u32 position_of(const struct node *node, __u32 rank)
 	return position % MAX_PATHS;
 }
 
-/* The first usable one; the first of all when there is none. */
+/* The first of those with the least faults; the first of all when none works. */
 static __noinline __u64 choose_other(const struct node *node, __u32 node_index)
 {
+	__u32 least = NOWHERE;
+	__u64 tunnel = 0;
+
 	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
-		__u64 tunnel = usable_at(node, node_index, position_of(node, rank));
-		if (tunnel)
-			return tunnel;
+		__u32 position = position_of(node, rank), grade = grade_at(node, node_index, position);
+		if (grade >= least)
+			continue;
+		least = grade;
+		tunnel = tunnel_at(node, position);
 	}
-	for (__u32 rank = 0; rank < MAX_PATHS; rank++) {
-		__u64 tunnel = tunnel_at(node, position_of(node, rank));
+	return tunnel;
+}
+
+/* The one that the flow's hash leads to, if it is sound, else another that further bits lead to: so only the
+ * flows of a path that is not sound move, and to all others alike. 0: none was met in a few tries. */
+static __noinline __u64 choose_shared(const struct node *node, __u32 node_index, __u64 hash)
+{
+	for (__u32 i = 0; i < SHARE_TRIES; i++) {
+		__u32 position = node->share[hash % SHARES] % MAX_PATHS;
+		__u64 tunnel = sound_at(node, node_index, position);
 		if (tunnel)
 			return tunnel;
+		hash /= SHARES;
 	}
 	return 0;
 }
 
 /* The preferred one, nearly always. Its position is a constant in each branch: as a variable it would
  * double the verifier's work. */
-static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index)
+static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index,
+					   const struct flow_key *flow)
 {
+	__u64 shared = node->shared ? choose_shared(node, node_index, hash_key((const __u64 *)flow)) : 0;
+
+	if (shared)
+		return shared;
 	__u64 preferred =
-		node->first ? usable_at(node, node_index, MAX_PATHS - 1) : usable_at(node, node_index, 0);
+		node->first ? sound_at(node, node_index, MAX_PATHS - 1) : sound_at(node, node_index, 0);
 
 	return preferred ? preferred : choose_other(node, node_index);
 }

@@ -14,33 +14,13 @@
 #define MESHFABRIC_RECENT_H
 
 #include "conntrack.h"
+#include "hash.h"
 
 enum tick { TICK_SHIFT = 32 }; /* of the coarse clock: 4.3 s, little beside any lifetime */
 
 /* A slot as eight words; struct recent names them. Each is read once, for another CPU may be writing. */
 enum recent_word { GENERATIONS_WORD = 5, PLACES_WORD = 6, CHECK_WORD = 7 };
 typedef volatile __u64 slot_word;
-
-/* Odd, with half of the bits set: from the golden ratio, and from MurmurHash3's finaliser. */
-#define SPREAD_1 0x9e3779b97f4a7c15ULL
-#define SPREAD_2 0xff51afd7ed558ccdULL
-
-static __always_inline __u64 spread(__u64 word)
-{
-	word *= SPREAD_1;
-	return word ^ word >> 32;
-}
-
-/* Who finds flows that collide makes them slower, no more: the whole key is compared. */
-static __always_inline __u64 hash_key(const __u64 *key)
-{
-	__u64 low = spread(key[1] + spread(key[0]));
-	__u64 high = spread(key[3] + spread(key[2]));
-	__u64 hash = (low ^ high * SPREAD_2) + key[4];
-
-	hash = (hash ^ hash >> 29) * SPREAD_2;
-	return hash ^ hash >> 32;
-}
 
 static __always_inline __u64 check_of(__u64 hash, __u64 generations_word, __u64 places_word)
 {

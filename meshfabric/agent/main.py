@@ -56,7 +56,7 @@ from meshfabric.model.tables import FABRIC_MARK, number
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
 from meshfabric.observe.events import Events
-from meshfabric.probe.health import NS_PER_MS, grace_ns
+from meshfabric.probe.health import NS_PER_MS, NS_PER_S, US_PER_MS, grace_ns, loss_limit
 from meshfabric.reconcile.loop import Loop
 from meshfabric.reconcile.target import Target
 from meshfabric.store.client import Etcd
@@ -149,6 +149,9 @@ def load_datapath(settings: Settings) -> Datapath:
             "largest_share": number(max(datapath.flows // SHARES, 1)),
             "probe_grace_ns": grace_ns(settings.probe.interval_ms).to_bytes(8, "little"),
             "probe_idle_ns": (settings.probe.idle_ms * NS_PER_MS).to_bytes(8, "little"),
+            "loss_limit": number(loss_limit(settings.probe.loss_percent)),
+            "rtt_limit_us": number(int(settings.probe.rtt_ms * US_PER_MS)),
+            "longest_hold_ns": int(settings.probe.hold_s * NS_PER_S).to_bytes(8, "little"),
             "fabric_mark": FABRIC_MARK.to_bytes(4, "little"),
         },
     )

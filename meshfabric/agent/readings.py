@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from meshfabric.compiler.paths import ways
+from meshfabric.compiler.paths import sharing, ways
 from meshfabric.compiler.probes import probe_ends
 from meshfabric.kernel.bpf import Map
 from meshfabric.kernel.wireguard import DeviceState
@@ -21,7 +21,7 @@ from meshfabric.model.tables import (
 )
 from meshfabric.observe.metrics import PathReading
 from meshfabric.observe.rows import PathSeen
-from meshfabric.probe.health import Health, chosen, health
+from meshfabric.probe.health import Health, carrying, grade, health, hold_left_s, loss_percent
 from meshfabric.probe.prober import Target
 from meshfabric.probe.sizer import Look
 from meshfabric.reconcile.loop import Loop
@@ -52,15 +52,19 @@ class Readings:
     ) -> list[PathSeen]:
         there = [way for way in ways(self._world, node) if way.device in self._world.links]
         states = [self._state(node, way.position) for way in there]
-        healths = [self._health(state, way.device) for state, way in zip(states, there, strict=True)]
+        grades = [self._grade(state, way.device) for state, way in zip(states, there, strict=True)]
+        taken = carrying(grades, sharing(self._world, there)) if there else []
         seen = []
         for at, (_, name, generation, pair, _) in enumerate(there):
             device = tunnels.get(name)
             peer = device.peers.get(keys.get((name, node), "")) if device else None
             age = int(time.time() - peer.last_handshake_s) if peer and peer.last_handshake_s else None
             moved = (peer.rx_bytes, peer.tx_bytes) if peer else (0, 0)
-            active = at == chosen(healths)
-            seen.append(PathSeen(node, pair, name, generation, states[at], healths[at], active, age, *moved))
+            active, found = at in taken, self._health(states[at], name)
+            faults = hold_left_s(states[at], time.monotonic_ns()), loss_percent(states[at])
+            seen.append(
+                PathSeen(node, pair, name, generation, states[at], found, active, age, *moved, *faults)
+            )
         return seen
 
     def path_metrics(self) -> list[PathReading]:
@@ -69,7 +73,7 @@ class Readings:
             PathReading(
                 seen.node,
                 seen.device,
-                seen.health == Health.UP,
+                seen.answers,
                 seen.active,
                 seen.state.rtt_us,
                 seen.state.sent,
@@ -79,6 +83,8 @@ class Readings:
                 seen.state.lost_back,
                 seen.state.jitter_out_ns,
                 seen.state.jitter_back_ns,
+                seen.state.faults,
+                seen.state.falls,
             )
             for seen in self.paths({})
         ]
@@ -97,7 +103,7 @@ class Readings:
         if target.device not in self._world.links or target.node not in self._world.nodes:
             return Look(up=False, padded=0)
         state = self._state(target.node, target.at)
-        return Look(self._health(state, target.device) == Health.UP, state.padded)
+        return Look(self._health(state, target.device).answers, state.padded)
 
     def token(self) -> TokenState:
         """What paces the probes."""
@@ -106,6 +112,10 @@ class Readings:
     def _state(self, node: str, at: int) -> PathState:
         place = self._world.node_numbers.take(node)
         return read_path(self._paths.lookup(number((place - FIRST_NODE) * MAX_PATHS + at)) or b"")
+
+    def _grade(self, state: PathState, device: str) -> int:
+        interval_ms = self._world.settings.probe.interval_ms
+        return grade(state, self._world.links[device].index, time.monotonic_ns(), interval_ms)
 
     def _health(self, state: PathState, device: str) -> Health:
         interval_ms = self._world.settings.probe.interval_ms

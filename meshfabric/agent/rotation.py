@@ -29,7 +29,6 @@ from meshfabric.model.keyring import FIRST, GENERATIONS, NONE, Keyring, generati
 from meshfabric.model.names import tunnel_generation
 from meshfabric.model.world import Event, Kind
 from meshfabric.observe.events import Events
-from meshfabric.probe.health import Health
 from meshfabric.reconcile.loop import Loop
 from meshfabric.store.files import warn, write_whole
 
@@ -145,7 +144,7 @@ class Rotation:
         mine = self._world.own_keys
         if not rotation.is_under_way(mine):
             return set()
-        up = [(path.node, path.generation) for path in self._readings.paths({}) if path.health == Health.UP]
+        up = [(path.node, path.generation) for path in self._readings.paths({}) if path.answers]
         new = {node for node, generation in up if generation == mine.preferred}
         return {node for node, _ in up} - new
 

@@ -15,10 +15,19 @@ def _ms(value: Any) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _percent(value: Any) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
 def _ago(value: Any) -> str:
     return "never" if value is None else f"{span(value)} ago"
 
 
+def _left(value: Any) -> str:
+    return f"{value:.1f}" if value else "-"
+
+
+STATES = dict.fromkeys(("new", "slow", "lossy", "held"), "yellow") | {"up": "green", "down": "bold red"}
 COLUMNS = (
     Column("node", "NODE"),
     Column("device", "DEVICE", spare=2),
@@ -27,12 +36,14 @@ COLUMNS = (
     Column("segment", "SEGMENT", spare=3),
     Column("endpoint", "ENDPOINT", spare=1),
     Column("generation", "GEN", spare=6, right=True),
-    Column("state", "STATE", styles={"up": "green", "down": "bold red", "new": "yellow"}),
+    Column("state", "STATE", styles=STATES),
     Column("active", "ACTIVE", styles={"yes": "bold"}),
+    Column("held_s", "HELD S", spare=3, right=True, show=_left),
     Column("mtu", "MTU", spare=1, right=True),
     Column("rtt_ms", "RTT MS", right=True, show=_ms),
     Column("jitter_out_ms", "JITTER OUT", spare=5, right=True, show=_ms),
     Column("jitter_back_ms", "JITTER BACK", spare=5, right=True, show=_ms),
+    Column("loss_percent", "LOSS %", spare=4, right=True, show=_percent),
     Column("sent", "SENT", spare=5, right=True),
     Column("heard", "HEARD", spare=5, right=True),
     Column("lost_out", "LOST OUT", spare=5, right=True),

@@ -5,14 +5,16 @@ segment that share an address family. IPv4 is preferred where both have it: its
 header is 20 bytes shorter.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
+from meshfabric.compiler.sharing import Member, slots
 from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.names import tunnel_device, twin_device
 from meshfabric.model.node import MAX_SLOTS, Tunnel, Uplink
 from meshfabric.model.plan import Entries, Table
+from meshfabric.model.settings import Sharing
 from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, node_value, number
 from meshfabric.model.uplinks import Size, addresses_of, size_of
 from meshfabric.model.world import World
@@ -115,8 +117,38 @@ def node_entries(world: World, node: str) -> Entries:
     found = [(0, 0)] * MAX_PATHS
     for way in there:
         found[way.position] = (world.links[way.device].index, _carried(world, way.device, node, mtu))
-    value = node_value(found, backwards=bool(there[0].generation))
+    value = node_value(found, backwards=bool(there[0].generation), shares=_shares(world, node, there))
     return {(Table.NODES, number(place - FIRST_NODE)): value}
+
+
+def sharing(world: World, there: Sequence[Way]) -> int:
+    """How many of the paths, which come in order of preference, share the flows; at most 1: none do.
+
+    Those that are preferred as much as the first: alike in all but their ends, and of the same generation.
+    """
+    if world.settings.sharing is Sharing.OFF:
+        return min(len(there), 1)
+    ranks = [
+        (way.generation, way.pair._replace(local=0, remote=0, source="", destination="")) for way in there
+    ]
+    return sum(rank == ranks[0] for rank in ranks)
+
+
+def _shares(world: World, node: str, there: Sequence[Way]) -> list[int]:
+    """For each slot the position of the path that takes it; empty where nothing is shared.
+
+    A path weighs as much as the slower of its ends carries, all alike if that of one is unknown.
+    """
+    sharers = there[: sharing(world, there)]
+    if len(sharers) < 2:
+        return []
+    near = {uplink.slot: uplink.capacity for uplink in world.uplinks}
+    far = {uplink.slot: uplink.capacity for uplink in world.nodes[node].uplinks}
+    ends = [(way.pair.local, way.pair.remote) for way in sharers]
+    weights = [min(filter(None, (near[local], far[remote])), default=0) for local, remote in ends]
+    known = all(weights)
+    members = tuple(Member(*end, weight if known else 1) for end, weight in zip(ends, weights, strict=True))
+    return [sharers[at].position for at in slots(members)]
 
 
 def path_mtu(world: World, device: str, node: str) -> int:

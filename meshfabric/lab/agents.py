@@ -81,18 +81,25 @@ def agent_yaml(lab: Lab, node: str) -> str:
         labels=described.labels,
         etcd=EtcdSettings(endpoints=tuple(endpoints_for(lab, node))),
         uplinks=tuple(
-            UplinkSettings(name=uplink.name, device=uplink.name, segment=uplink.segment, cost=uplink.cost)
+            UplinkSettings(
+                name=uplink.name,
+                device=uplink.name,
+                segment=uplink.segment,
+                cost=uplink.cost,
+                capacity=uplink.capacity,
+            )
             for uplink in described.uplinks
         ),
         state_dir=lab.node_folder(node) / "state",
         socket=lab.socket(node),
         metrics=METRICS,
-        probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms),
+        probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms, hold_s=lab.topology.probe.hold_s),
         rotation=lab.topology.rotation,
         wireguard=described.wireguard,
         pods=described.pods,
         drift_check_s=lab.topology.drift_check_s,
         world=lab.topology.world,
+        sharing=lab.topology.sharing,
     )
     return yaml.safe_dump(msgspec.to_builtins(settings, enc_hook=str), sort_keys=False)
 

@@ -14,7 +14,7 @@ from meshfabric.lab.impairment import Impairment
 from meshfabric.model.addresses import parse_network
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import NodeKind
-from meshfabric.model.settings import PodPair, RotationSettings, WireGuardKind, WorldMode
+from meshfabric.model.settings import PodPair, RotationSettings, Sharing, WireGuardKind, WorldMode
 from meshfabric.model.yamltext import suggest
 
 TAP_PREFIX = "tap-"
@@ -52,12 +52,16 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Uplink(msgspec.Struct, frozen=True):
-    """A node's port in a segment; `name` is its device. `mtu` 0 in the file means the segment's."""
+    """A node's port in a segment; `name` is its device. `mtu` 0 in the file means the segment's.
+
+    `capacity`, in Mbit/s, is what its agent is told; `Segment.rate_mbit` is what holds.
+    """
 
     name: str
     segment: str
     mtu: int = 0
     cost: int = 0
+    capacity: int = 0
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -96,9 +100,10 @@ class Etcd(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """How often the agents probe each tunnel."""
+    """How often the agents probe each tunnel, and for how long one that was left is held at most."""
 
     interval_ms: int = 50
+    hold_s: float = 32.0
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -117,6 +122,7 @@ class Topology(msgspec.Struct, frozen=True):
     rotation: RotationSettings = RotationSettings()
     drift_check_s: float = 30.0
     world: WorldMode = WorldMode.OFF
+    sharing: Sharing = Sharing.OFF
     impaired_by: Literal["auto", "netem", "cable"] = "auto"
 
     def node(self, name: str) -> Node:

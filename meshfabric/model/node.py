@@ -31,7 +31,7 @@ class Uplink(msgspec.Struct, frozen=True):
 
     `slot` 0..7 numbers it in device names and ports; `addresses` are the
     underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
-    preferred.
+    preferred; `capacity` in Mbit/s weighs shares, 0: unknown.
     """
 
     slot: int
@@ -40,6 +40,7 @@ class Uplink(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     mtu: int
     cost: int = 0
+    capacity: int = 0
 
 
 class Tunnel(msgspec.Struct, frozen=True):

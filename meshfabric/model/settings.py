@@ -38,8 +38,18 @@ class WorldMode(StrEnum):
     TRANSLATE = "translate"
 
 
+class Sharing(StrEnum):
+    """Whether flows to a node are shared among its paths of least cost."""
+
+    OFF = "off"
+    ON = "on"
+
+
 class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed."""
+    """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed.
+
+    `capacity` in Mbit/s, 0: unknown.
+    """
 
     name: str
     device: str
@@ -47,6 +57,7 @@ class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cost: int = 0
     gateways: tuple[str, ...] = ()
     qdisc: Queue = Queue.AUTO
+    capacity: int = 0
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,10 +87,17 @@ class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Each tunnel to a node with traffic is probed once in `interval_ms`, to another once in `idle_ms`."""
+    """Each tunnel to a node with traffic is probed once in `interval_ms`, to another once in `idle_ms`.
+
+    One that loses `loss_percent` of the probes, or whose round trips take more than `rtt_ms`, is left for
+    a better one; 0: never. One that was left again and again is held for at most `hold_s`, 0: not at all.
+    """
 
     interval_ms: int = 50
     idle_ms: int = 1000
+    loss_percent: float = 10.0
+    rtt_ms: float = 300.0
+    hold_s: float = 32.0
 
 
 class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,3 +132,4 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pods: PodPair = PodPair.AUTO
     world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0
+    sharing: Sharing = Sharing.OFF

@@ -7,7 +7,7 @@ held against the compiled objects' BTF by a test.
 
 import struct
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from meshfabric.model.addresses import Address, Prefix, is_ipv4, mask_of
@@ -25,8 +25,9 @@ NOWHERE = 0
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
-NODE = struct.Struct(f"=HH{MAX_PATHS}H{MAX_PATHS}I")
-PATH = struct.Struct("=QQQQQ6IQQQ9I4x")
+SHARES = 64
+NODE = struct.Struct(f"=HBB{MAX_PATHS}H{MAX_PATHS}I{SHARES}s")
+PATH = struct.Struct("=QQQQQ6IQQQ10IQQQQII24x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
 TOKEN = struct.Struct("=6Q5I8xI")
@@ -70,6 +71,14 @@ class Verdict(IntEnum):
 
     DENY = 0
     ALLOW = 1
+
+
+class Fault(IntFlag):
+    """Why a path that answers is not as good as another: the higher the sum, the worse (enum fault)."""
+
+    SLOW = 1
+    LOSSY = 2
+    HELD = 4
 
 
 class Reason(IntEnum):
@@ -134,10 +143,10 @@ class PathState(NamedTuple):
     sent_ns: int = 0
     sent: int = 0
     heard: int = 0
-    rtt_us: int = 0
+    leniency: int = 0
     rtt_peak_us: int = 0
     streak: int = 0
-    flaps: int = 0
+    faults: int = 0  # sum of Fault
     ifindex: int = 0
     answered: int = 0
     heard_ns: int = 0
@@ -152,6 +161,13 @@ class PathState(NamedTuple):
     reflected: int = 0
     caution: int = 0
     padded: int = 0
+    flaps: int = 0
+    missing: int = 0  # bits, of probes
+    late: int = 0  # bits, of answers
+    held_until_ns: int = 0
+    hold_ns: int = 0
+    falls: int = 0
+    rtt_us: int = 0
 
     @property
     def open_probes(self) -> int:
@@ -204,21 +220,23 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(paths: list[tuple[int, int]], *, backwards: bool = False) -> bytes:
+def node_value(paths: list[tuple[int, int]], *, backwards: bool = False, shares: Sequence[int] = ()) -> bytes:
     """Value of `nodes`: WireGuard devices by position, at most MAX_PATHS, (0, 0) where there is none.
 
     Beside each is the largest IP packet for the node that fits there, in bytes; 0 lets every one pass.
-    The preferred one comes first, or with `backwards` last.
+    The preferred one comes first, or with `backwards` last. `shares`: SHARES positions, whose each flow
+    takes the one that its hash leads to; empty: all take the preferred one.
     """
     used = paths[:MAX_PATHS]
     padded = used + [(0, 0)] * (MAX_PATHS - len(used))
     ifindexes, mtus = zip(*padded, strict=True)
-    return NODE.pack(sum(map(bool, ifindexes)), LAST_PATH if backwards else 0, *mtus, *ifindexes)
+    first = LAST_PATH if backwards else 0
+    return NODE.pack(sum(map(bool, ifindexes)), first, bool(shares), *mtus, *ifindexes, bytes(shares))
 
 
 def read_node(value: bytes) -> list[tuple[int, int]]:
     """Devices and MTUs of a value of `nodes`, the preferred one first."""
-    _, first, *rest = NODE.unpack(value)
+    _, first, _, *rest, _ = NODE.unpack(value)
     paths = list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))
     return [path for path in (paths[::-1] if first else paths) if path[0]]
 

@@ -59,7 +59,15 @@ def count(counter: Counter[Any], key: Any, times: int) -> int:
 def own_uplinks(settings: Settings, links: Mapping[str, Link]) -> tuple[Uplink, ...]:
     """This node's uplinks as configured and observed; one whose device is missing is left out."""
     return tuple(
-        Uplink(slot, wanted.name, wanted.segment, _one_of_each(link.addresses), link.mtu, wanted.cost)
+        Uplink(
+            slot,
+            wanted.name,
+            wanted.segment,
+            _one_of_each(link.addresses),
+            link.mtu,
+            wanted.cost,
+            capacity=wanted.capacity,
+        )
         for slot, wanted in enumerate(settings.uplinks)
         if (link := links.get(wanted.device)) is not None
     )

@@ -11,6 +11,9 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from meshfabric.model.errors import PermanentError
+from meshfabric.model.tables import Fault
+
+Family = GaugeMetricFamily | CounterMetricFamily
 
 US_PER_S = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -31,6 +34,8 @@ class PathReading(NamedTuple):
     lost_back: int = 0
     jitter_out_ns: int = 0
     jitter_back_ns: int = 0
+    faults: int = 0
+    falls: int = 0
 
 
 class Reading(NamedTuple):
@@ -89,14 +94,29 @@ def _paths(reading: Reading) -> Iterator[Metric]:
     sent = CounterMetricFamily("meshfabric_path_probes_sent", "Probes sent.", labels=labels)
     heard = CounterMetricFamily("meshfabric_path_probes_heard", "Probes answered.", labels=labels)
     flaps = CounterMetricFamily("meshfabric_path_flaps", "Times the path was given up.", labels=labels)
-    families: tuple[GaugeMetricFamily | CounterMetricFamily, ...] = (up, active, rtt, sent, heard, flaps)
+    falls = CounterMetricFamily(
+        "meshfabric_path_falls", "Times the path got worse: given up, lossy or slow.", labels=labels
+    )
+    families: tuple[Family, ...] = (up, active, rtt, sent, heard, flaps, falls)
     for path in reading.paths:
         where = [path.node, path.device]
-        values = (path.up, path.active, path.rtt_us / US_PER_S, path.sent, path.heard, path.flaps)
+        values = (path.up, path.active, path.rtt_us / US_PER_S, path.sent, path.heard, path.flaps, path.falls)
         for family, value in zip(families, values, strict=True):
             family.add_metric(where, value)
     yield from families
     yield from _ways(reading)
+    yield _faults(reading)
+
+
+def _faults(reading: Reading) -> GaugeMetricFamily:
+    """What keeps traffic off a path that answers."""
+    faulty = GaugeMetricFamily(
+        "meshfabric_path_fault", "1 while the path has this fault.", labels=["node", "device", "fault"]
+    )
+    for path in reading.paths:
+        for fault in Fault:
+            faulty.add_metric([path.node, path.device, str(fault.name).lower()], bool(path.faults & fault))
+    return faulty
 
 
 def _ways(reading: Reading) -> Iterator[Metric]:

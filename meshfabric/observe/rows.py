@@ -38,11 +38,18 @@ class PathSeen(NamedTuple):
     handshake_s: int | None
     rx_bytes: int
     tx_bytes: int
+    held_s: float = 0.0
+    loss_percent: float = 0.0
+
+    @property
+    def answers(self) -> bool:
+        """Whether packets get through, well or not."""
+        return self.health not in ("new", "down")
 
 
 def node_rows(world: World, paths: list[PathSeen]) -> list[Row]:
     """One row a node, this one too."""
-    up = Counter(path.node for path in paths if path.health == "up")
+    up = Counter(path.node for path in paths if path.answers)
     total = Counter(path.node for path in paths)
     return [
         _node_row(world, name, record, up[name], total[name]) for name, record in sorted(world.nodes.items())
@@ -105,10 +112,12 @@ def _path_row(world: World, path: PathSeen) -> Row:
         "generation": path.generation,
         "state": path.health,
         "active": path.active,
+        "held_s": path.held_s,
         "mtu": path_mtu(world, path.device, path.node),
         "rtt_ms": path.state.rtt_us / US_PER_MS if path.state.heard else None,
         "jitter_out_ms": path.state.jitter_out_ns / NS_PER_MS if path.state.heard else None,
         "jitter_back_ms": path.state.jitter_back_ns / NS_PER_MS if path.state.heard else None,
+        "loss_percent": path.loss_percent if path.state.heard else None,
         "sent": path.state.sent,
         "heard": path.state.heard,
         "lost_out": path.state.lost_out,

@@ -61,6 +61,7 @@ LONGEST_FIRST_BLOCK = {4: 30, 6: 126}
 """The first block of a family has room for the network, the node and one workload."""
 LEAST_UPLINK_MTU, GREATEST_UPLINK_MTU = 1280, 65535  # RFC 8200, 5; the length field of IPv4
 MAX_COST = 1_000_000
+MAX_CAPACITY = 100_000_000  # Mbit/s
 MAX_MOVES = (1 << 63) - 1
 MAX_AGENT_CHARACTERS = 64
 KEY_BYTES = 32  # Curve25519
@@ -268,6 +269,7 @@ def _check_uplink(uplink: Uplink, place: str) -> None:
     _check_range(uplink.slot, 0, MAX_SLOTS - 1, "slot", place)
     _check_range(uplink.mtu, LEAST_UPLINK_MTU, GREATEST_UPLINK_MTU, "mtu", place)
     _check_range(uplink.cost, 0, MAX_COST, "cost", place)
+    _check_range(uplink.capacity, 0, MAX_CAPACITY, "capacity", place)
     families = [is_ipv4(parse_address(text, place)) for text in uplink.addresses]
     _check_unlike(place, "address families", families)
     for text in uplink.addresses:

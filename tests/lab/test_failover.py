@@ -37,7 +37,7 @@ nodes:
 workloads:
   - {{name: web, node: pear}}
   - {{name: db, node: plum}}
-probe: {{interval_ms: 10}}
+probe: {{interval_ms: 10, hold_s: 0}}
 {DRIFT}"""
 NODES = ("pear", "plum")
 FLOWS = (Flow("pear/web", "plum/db"), Flow("plum/db", "pear/web", 6))

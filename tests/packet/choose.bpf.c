@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * Says which tunnel the datapath would take: a test-run shows that a packet is
- * redirected, but not where to. `skb->mark` is the place of the node; the verdict
- * is the ifindex.
+ * redirected, but not where to. `skb->mark` is the place of the node, the packet is
+ * the flow's key; the verdict is the ifindex.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -14,8 +14,11 @@ int chosen(struct __sk_buff *skb)
 {
 	__u32 node_index = skb->mark - FIRST_NODE;
 	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
+	struct flow_key flow;
 
-	return node ? device_of(choose_tunnel(node, node_index)) : 0;
+	if (!node || bpf_skb_load_bytes(skb, 0, &flow, sizeof(flow)))
+		return 0;
+	return device_of(choose_tunnel(node, node_index, &flow));
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

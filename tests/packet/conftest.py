@@ -3,15 +3,20 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from meshfabric.kernel import attach
+from meshfabric.kernel import attach, loader
+from meshfabric.kernel.bpf import SkbContext
 from tests.packet import outside
-from tests.packet.arena import Arena, arena, build
+from tests.packet.arena import Arena, arena, build, compile_extra
+from tests.packet.choice import Chosen
 from tests.packet.node import Node, kinds
 from tests.packet.rig import SIZES, Rig, Scene
 from tests.packet.world import World, standard
+
+CHOOSE = Path(__file__).with_name("choose.bpf.c")
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +66,18 @@ def node(built: Node) -> Node:
     """As if nothing had been said."""
     built.reset()
     return built
+
+
+@pytest.fixture(scope="module")
+def chosen(place: Arena, rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chosen]:
+    """The tunnel to the node at a place, by choose.bpf.c, which looks at the rig's own maps."""
+    built = compile_extra(CHOOSE, tmp_path_factory.mktemp("choose"))
+    with place.run(loader.load, [built], place.pins) as extra:
+        assert "paths" in extra.adopted
+
+        def choose(node: int, flow: bytes = b"") -> str | None:
+            context, packet = SkbContext(mark=node).pack(), flow.ljust(64, b"\0")
+            index = place.run(extra.programs["chosen"].test_run, packet, ctx=context).retval
+            return next((name for name, one in rig.ifindex.items() if one == index), None)
+
+        yield choose

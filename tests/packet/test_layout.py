@@ -11,7 +11,7 @@ import pytest
 
 from meshfabric.model import tables
 from meshfabric.model.addresses import parse_network, prefix_of
-from meshfabric.model.tables import Delivery, Direction, Reason, Verdict
+from meshfabric.model.tables import Delivery, Direction, Fault, Reason, Verdict
 from meshfabric.observe import flows
 from meshfabric.probe import packet
 
@@ -52,10 +52,12 @@ PACKED = {
         },
     ),
     "node": (
-        tables.node_value([(8, 1380), (9, 1300)], backwards=True),
+        tables.node_value([(8, 1380), (9, 1300)], backwards=True, shares=[6, 7] * (tables.SHARES // 2)),
         {
             "n_paths": (2, 2),
-            "first": (tables.LAST_PATH, 2),
+            "first": (tables.LAST_PATH, 1),
+            "shared": (1, 1),
+            "share": (7 << 8 | 6, 2),
             "mtu": (1300 << 16 | 1380, 4),
             "ifindex": (9 << 32 | 8, 8),
         },
@@ -169,11 +171,12 @@ def test_reasons_have_the_same_names_and_numbers(btf: dict[str, dict[str, Any]])
 
 def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "delivery") == {f"DELIVER_{one.name}": one.value for one in Delivery}
+    assert constants(btf, "fault") == {one.name: one.value for one in Fault}
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
     assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
     sizes = constants(btf, "sizes")
-    for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "MAX_PREFIXES", "MAX_EXPOSED"):
+    for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "SHARES", "MAX_PREFIXES", "MAX_EXPOSED"):
         assert sizes[name] == getattr(tables, name)
     ports = constants(btf, "probe_port")
     assert (ports["STAMP_PORT"], ports["PROBE_PORT"]) == (packet.STAMP_PORT, packet.PROBE_PORT)

@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
     node: str
     generation: int
-    health: str
+    answers: bool
 
 
 class Store:
@@ -77,7 +77,7 @@ class Stage:
 
     def paths(self, tunnels: dict[str, Any]) -> list[Seen]:
         """In the readings' stead."""
-        return [Seen(node, generation, "up") for node, generation in sorted(self.paths_up)]
+        return [Seen(node, generation, True) for node, generation in sorted(self.paths_up)]
 
     def forget_key(self, device: str) -> None:
         """In the tunnels' stead."""

@@ -42,7 +42,7 @@ def listed(node: Node, far: Node) -> tuple[bool, list[str]]:
     """The tunnels of the datapath by position, and whether it counts backwards."""
     names = {link.index: name for name, link in node.world.links.items()}
     place = node.world.node_numbers[far.name]
-    _, first, *found = NODE.unpack(node.plan.table(Table.NODES)[number(place - FIRST_NODE)])
+    _, first, _, *found, _ = NODE.unpack(node.plan.table(Table.NODES)[number(place - FIRST_NODE)])
     return bool(first), [names.get(index, "") for index in found[MAX_PATHS:]]
 
 

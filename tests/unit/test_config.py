@@ -158,6 +158,9 @@ MISTAKES = [
     ("interval_ms: 20", "interval_ms: 20\nrotation: {away_s: -1}", 29, "rotation.away_s -1.0"),
     ("interval_ms: 20", "interval_ms: 10001", 28, "probe.interval_ms"),
     ("interval_ms: 20", "idle_ms: 49", 28, "probe.idle_ms 49 (50 to 60000)"),
+    ("interval_ms: 20", "loss_percent: 101", 28, "probe.loss_percent 101.0 (0 to 100)"),
+    ("interval_ms: 20", "rtt_ms: -1", 28, "probe.rtt_ms -1.0 (0 to 60000)"),
+    ("interval_ms: 20", "hold_s: 3601", 28, "probe.hold_s 3601.0 (0 to 3600)"),
     ("interval_ms: 20", "idle_ms: 60001", 28, "probe.idle_ms"),
     ("device: eth0", "device: mftick0", 17, "the fabric's own devices"),
 ]

@@ -13,6 +13,7 @@ from meshfabric.model.show import show_key, show_value
 from meshfabric.model.tables import (
     LAST_PATH,
     MAX_PATHS,
+    SHARES,
     Delivery,
     Direction,
     PathState,
@@ -41,8 +42,8 @@ def test_sizes_are_those_of_the_structs() -> None:
         "ADDRESS_KEY": 4 + 16,
         "ADDRESS_VALUE": 8,
         "WORKLOAD": 24,
-        "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS,
-        "PATH": 128,
+        "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS + SHARES,
+        "PATH": 192,
         "PROBE_ENDS": 32,
         "LOOP": 8,
         "TOKEN": 6 * 8 + 8 * 4,
@@ -76,7 +77,8 @@ def test_a_workload_value() -> None:
 @given(st.lists(st.tuples(u32, u16), max_size=12), st.booleans())
 def test_a_node_value_holds_the_paths_by_position(paths: list[tuple[int, int]], backwards: bool) -> None:
     value = node_value(paths, backwards=backwards)
-    count, first, *found = struct.unpack(f"=HH{MAX_PATHS}H{MAX_PATHS}I", value)
+    count, first, shared, *found, share = struct.unpack(f"=HBB{MAX_PATHS}H{MAX_PATHS}I{SHARES}s", value)
+    assert (shared, share) == (0, bytes(SHARES))
     mtus, ifindexes = found[:MAX_PATHS], found[MAX_PATHS:]
     assert first == (LAST_PATH if backwards else 0)
     assert list(zip(ifindexes, mtus, strict=True))[: len(paths)] == paths[:MAX_PATHS]
@@ -84,6 +86,14 @@ def test_a_node_value_holds_the_paths_by_position(paths: list[tuple[int, int]], 
     used = [path for path in paths[:MAX_PATHS] if path[0]]
     assert count == len(used)
     assert read_node(value) == (used[::-1] if backwards else used)
+
+
+def test_a_node_value_holds_the_shares_of_its_paths() -> None:
+    shares = [0, 1] * (SHARES // 2)
+    value = node_value([(7, 1380), (9, 1280)], shares=shares)
+    assert value[3] == 1
+    assert list(value[-SHARES:]) == shares
+    assert read_node(value) == [(7, 1380), (9, 1280)]
 
 
 def test_a_node_is_shown_by_its_paths() -> None:
@@ -129,7 +139,7 @@ def test_a_policy_value() -> None:
 
 def test_what_is_read_comes_back() -> None:
     state = PathState(*range(1, len(PathState._fields) + 1))
-    assert read_path(struct.pack("=5Q6I3Q9I4x", *state)) == read_path(path_value(state)) == state
+    assert read_path(struct.pack("=5Q6I3Q10I4QII24x", *state)) == read_path(path_value(state)) == state
     assert read_counter([struct.pack("=QQ", 1, 100), struct.pack("=QQ", 2, 11)]) == (3, 111)
     assert number(258) == struct.pack("=I", 258)
 

@@ -8,8 +8,19 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
 from meshfabric.model.addresses import parse_address
-from meshfabric.model.tables import PathState
-from meshfabric.probe.health import Health, chosen, health, patience_ns
+from meshfabric.model.tables import Fault, PathState
+from meshfabric.probe.health import (
+    SILENT,
+    SOUND,
+    Health,
+    carrying,
+    chosen,
+    health,
+    hold_left_s,
+    loss_limit,
+    loss_percent,
+    patience_ns,
+)
 from meshfabric.probe.packet import NTP_EPOCH_OFFSET_S, TEST_SIZE, checksum, ntp_time, probe
 
 ENDS = {4: ("10.64.1.1", "10.64.2.1"), 6: ("fd6d::1", "fd6d::2")}
@@ -98,7 +109,7 @@ def test_a_path_is_what_the_datapath_takes_it_for(changes: dict[str, int], meani
 
 def test_patience_grows_with_queueing() -> None:
     waits = [patience_ns(state(rtt_peak_us=peak), INTERVAL_MS) for peak in (0, 10_000, 100_000)]
-    assert waits == [105_000_000, 105_000_000, 250_000_000]
+    assert waits == [105_000_000, 110_000_000, 250_000_000]
 
 
 def test_two_probes_by_one_tunnel_are_never_taken_together() -> None:
@@ -112,6 +123,44 @@ def test_two_probes_by_one_tunnel_are_never_taken_together() -> None:
         assert hops[0] != hops[1]
 
 
-def test_the_first_path_that_is_up_is_chosen_else_the_first() -> None:
-    assert chosen([Health.DOWN, Health.UP, Health.UP]) == 1
-    assert chosen([Health.DOWN, Health.NEW]) == 0
+def test_the_first_path_with_the_least_faults_is_chosen() -> None:
+    assert chosen([SILENT, SOUND, SOUND]) == 1
+    assert chosen([SILENT, SILENT]) == 0
+    assert chosen([Fault.HELD, Fault.SLOW | Fault.LOSSY, Fault.LOSSY, Fault.LOSSY]) == 2
+
+
+FAULTS = {
+    Fault.SLOW: Health.SLOW,
+    Fault.SLOW | Fault.LOSSY: Health.LOSSY,
+    Fault.SLOW | Fault.HELD: Health.HELD,
+}
+
+
+@pytest.mark.parametrize("faults", FAULTS)
+def test_the_worst_fault_names_the_state(faults: Fault) -> None:
+    assert health(state(faults=faults), 5, 1_000_000_000, INTERVAL_MS) is FAULTS[faults]
+    assert health(state(faults=faults, streak=2), 5, 1_000_000_000, INTERVAL_MS) is Health.DOWN
+
+
+def test_a_path_that_loses_many_is_not_so_soon_taken_for_dead() -> None:
+    silent = state(unanswered_ns=1, leniency=1)
+    assert health(silent, 5, 1_000_000_000, INTERVAL_MS) is Health.UP
+    assert health(silent._replace(sent=101), 5, 1_000_000_000, INTERVAL_MS) is Health.DOWN
+
+
+def test_a_loss_limit_counts_of_64_probes() -> None:
+    assert [loss_limit(percent) for percent in (0, 1, 10, 50, 100)] == [0, 1, 7, 32, 64]
+    assert loss_percent(state(missing=0b1011)) == pytest.approx(4.6875)
+
+
+def test_of_paths_that_share_all_that_are_sound_carry_traffic() -> None:
+    assert carrying([SOUND, Fault.SLOW, SOUND, SOUND], 3) == [0, 2]
+    assert carrying([Fault.HELD, SILENT, SOUND], 2) == [2]
+    assert carrying([SOUND, SOUND], 1) == [0]
+
+
+def test_what_is_left_of_a_hold() -> None:
+    held = state(faults=Fault.HELD, held_until_ns=3_500_000_000)
+    assert hold_left_s(held, 1_000_000_000) == pytest.approx(2.5)
+    assert hold_left_s(held, 4_000_000_000) == 0
+    assert hold_left_s(held._replace(faults=0), 1_000_000_000) == 0
