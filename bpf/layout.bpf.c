@@ -13,6 +13,7 @@ struct layout {
 	struct workload workload;
 	struct node node;
 	struct path path;
+	struct turn turn;
 	struct probe_ends probe_ends;
 	struct loop loop;
 	struct token token;
@@ -35,6 +36,7 @@ struct layout {
 	enum sizes sizes;
 	enum probe_port probe_port;
 	enum delivery delivery;
+	enum turn_way turn_way;
 	enum direction direction;
 	enum direction_flag direction_flag;
 	enum peer peer;

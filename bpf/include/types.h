@@ -81,7 +81,7 @@ struct node {
 	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
 };
 
-/* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. What a
+/* Written by the datapath. One for each tunnel of each node, at its position in node.ifindex. What a
  * packet's choice needs comes first, in one cache line. */
 struct path {
 	__u64 unanswered_ns; /* send time of the oldest probe without an answer, 0: none */
@@ -111,6 +111,18 @@ struct path {
 };
 
 _Static_assert(sizeof(struct path) == 128, "two cache lines");
+
+/* A path is not taken any more, or may be taken again. */
+enum turn_way { GIVEN_UP = 0, TRUSTED = 1 };
+
+struct turn {
+	__u64 at_ns; /* from when on packets are to choose otherwise */
+	__u64 heard_ns; /* the last answer */
+	__u32 place; /* the node */
+	__u32 ifindex;
+	__u32 way;
+	__u32 pad;
+};
 
 /* What the probes to a node are made from. The rest of them is the same for all. */
 struct probe_ends {

@@ -31,7 +31,7 @@ class Uplink(msgspec.Struct, frozen=True):
 
     `slot` 0..7 numbers it in device names and ports; `addresses` are the
     underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
-    preferred.
+    preferred. `draining`: it is about to be taken down, both ends take it last.
     """
 
     slot: int
@@ -40,6 +40,7 @@ class Uplink(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     mtu: int
     cost: int = 0
+    draining: bool = False
 
 
 class Tunnel(msgspec.Struct, frozen=True):

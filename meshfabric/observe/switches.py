@@ -1,0 +1,191 @@
+"""Which path carries a node's traffic: why that one, and each change of it (pure).
+
+The datapath chooses for each packet: the first of the agent's order that works. What
+it tells of paths that are given up or trusted again (`Turn`), and what the agent
+orders anew, makes the same choice here, one step after the other, so that no change
+is missed however late it is read.
+
+    orders --follow--+
+                     +--> the choice, by node --> a Switch for each change of it
+    turns  --take----+
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from meshfabric.compiler.paths import Pair
+from meshfabric.model.tables import Turn, Way
+from meshfabric.observe.rows import PathSeen, Row
+
+KEPT = 20
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+
+class Candidate(NamedTuple):
+    """A path to a node, of those in order of preference; `heard_ns`: when it last answered."""
+
+    device: str
+    pair: Pair
+    generation: int
+    works: bool
+    heard_ns: int
+
+
+class Switch(NamedTuple):
+    """Traffic to a node left one path for another; equal: nothing else worked meanwhile.
+
+    `at_ns` of the monotonic clock. `outage_ns`: from the last answer over the old path until packets took the
+    new one; 0 if the old one worked, None if nobody knows.
+    """
+
+    at_ns: int
+    node: str
+    old: str
+    new: str
+    why: str
+    outage_ns: int | None
+    number: int = 0  # counted since the agent's start
+
+
+class Choices:
+    """What is chosen towards each node, and the last switches of each."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, list[Candidate]] = {}
+        self.kept: dict[str, deque[Switch]] = {}
+        self.counts: dict[str, int] = {}
+
+    def follow(self, node: str, paths: Sequence[Candidate], now_ns: int) -> Switch | None:
+        """The paths to a node are these from now on, in this order; none: it is a stranger."""
+        old, new = chosen(self._paths.pop(node, ())), chosen(paths)
+        if paths:
+            self._paths[node] = list(paths)
+        if old is None or new is None or old.device == new.device:
+            return None
+        there = next((path for path in paths if path.device == old.device), None)
+        outage_ns = _outage_ns(old, there, now_ns) if there else None
+        return self._keep(Switch(now_ns, node, old.device, new.device, _why(old, there, new), outage_ns))
+
+    def take(self, node: str, device: str, turn: Turn) -> Switch | None:
+        """The datapath gave a path up, or trusts it again."""
+        before = self._paths.get(node, [])
+        after = [_turned(path, turn) if path.device == device else path for path in before]
+        old, new = chosen(before), chosen(after)
+        if old is None or new is None:
+            return None
+        self._paths[node] = after
+        mended = old.device == new.device and new.works and not old.works
+        if old.device == new.device and not mended:
+            return None
+        there = next(path for path in after if path.device == old.device)
+        outage_ns = _outage_ns(old, there, turn.at_ns)
+        why = "no answers" if turn.way is Way.GIVEN_UP else "came back" if new.heard_ns else "answers now"
+        return self._keep(Switch(turn.at_ns, node, old.device, new.device, why, outage_ns))
+
+    def _keep(self, switch: Switch) -> Switch:
+        numbered = switch._replace(number=sum(self.counts.values()) + 1)
+        self.kept.setdefault(switch.node, deque(maxlen=KEPT)).append(numbered)
+        self.counts[switch.node] = self.counts.get(switch.node, 0) + 1
+        return numbered
+
+
+def _turned(path: Candidate, turn: Turn) -> Candidate:
+    """That it works again does not tell when it had last answered before."""
+    if turn.way is Way.TRUSTED:
+        return path._replace(works=True)
+    return path._replace(works=False, heard_ns=turn.heard_ns)
+
+
+def _outage_ns(old: Candidate, there: Candidate, now_ns: int) -> int | None:
+    """How long packets went where nothing answered, if they did; `there` is the old path as it is now."""
+    if old.works and there.works:
+        return 0
+    silent = old if not old.works else there
+    return max(now_ns - silent.heard_ns, 0) if silent.heard_ns else None
+
+
+def chosen(paths: Sequence[Candidate]) -> Candidate | None:
+    """By the datapath's rule: the first that works, else the first."""
+    return next((path for path in paths if path.works), paths[0] if paths else None)
+
+
+def _why(old: Candidate, there: Candidate | None, new: Candidate) -> str:
+    """What made the paths, as they were ordered anew, choose otherwise."""
+    if there is None:
+        return "new keys" if old.generation != new.generation else "path gone"
+    if there.pair.draining and not old.pair.draining:
+        return "drained"
+    if not there.works:
+        return "no answers"
+    if old.pair.draining:
+        return "not drained any more"
+    return "new keys" if old.generation != new.generation else "order changed"
+
+
+def explain(paths: Sequence[PathSeen], now_ns: int) -> list[str]:
+    """Why each path carries traffic or does not; those to one node stand together, in order of preference."""
+    return [reason for _, group in groupby(paths, _node) for reason in _reasons(list(group), now_ns)]
+
+
+def _node(path: PathSeen) -> str:
+    return path.node
+
+
+def _reasons(paths: Sequence[PathSeen], now_ns: int) -> list[str]:
+    at = next((index for index, path in enumerate(paths) if path.active), 0)
+    return [_reason(paths, index, at, now_ns) for index in range(len(paths))]
+
+
+def _reason(paths: Sequence[PathSeen], index: int, active: int, now_ns: int) -> str:
+    path = paths[index]
+    if path.health != "up":
+        silence = _silence(path, now_ns)
+        return f"none works, this is the first: {silence}" if index == active else silence
+    if index == active:
+        return _why_active(paths, index)
+    if path.pair.draining:
+        return "draining"
+    if path.generation != paths[active].generation:
+        return "in reserve: keys of another epoch"
+    dearer = path.pair.cost - paths[active].pair.cost
+    return f"in reserve: costs {dearer} more" if dearer > 0 else "in reserve: configured later"
+
+
+def _why_active(paths: Sequence[PathSeen], index: int) -> str:
+    path = paths[index]
+    if path.pair.draining:
+        return "draining, and no other works"
+    if index:
+        return f"next best: {paths[0].device} is {paths[0].health}"
+    return "preferred" if len(paths) > 1 else "the only one"
+
+
+def _silence(path: PathSeen, now_ns: int) -> str:
+    if path.health == "new":
+        return "never answered yet"
+    return f"no answer for {(now_ns - path.state.heard_ns) / NS_PER_S:.1f} s"
+
+
+def outage_text(switch: Switch) -> str:
+    """What a switch cost, for a journal."""
+    if switch.outage_ns is None:
+        return "outage unknown"
+    return f"{switch.outage_ns / NS_PER_MS:.0f} ms out" if switch.outage_ns else "nothing lost"
+
+
+def switch_row(switch: Switch, names: dict[str, str], time: str) -> Row:
+    """A switch as people are shown it; `names` of the uplinks by device, where they are known."""
+    return {
+        "number": switch.number,
+        "time": time,
+        "node": switch.node,
+        "from": switch.old,
+        "from_uplinks": names.get(switch.old, ""),
+        "to": switch.new,
+        "to_uplinks": names.get(switch.new, ""),
+        "why": switch.why,
+        "outage_ms": None if switch.outage_ns is None else round(switch.outage_ns / NS_PER_MS, 1),
+    }
