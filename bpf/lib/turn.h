@@ -32,12 +32,20 @@ static __always_inline bool falls_silent(const struct path *path, __u64 now_ns)
 	       (__s64)(path->sent_ns - unanswered_ns) <= patience_ns(path);
 }
 
+/* Both must be: patience has run out, and the last probe that it takes has left. */
+static __always_inline __u64 given_up_ns(const struct path *path)
+{
+	__u64 patient_ns = path->unanswered_ns + patience_ns(path);
+
+	return path->sent_ns > patient_ns ? path->sent_ns : patient_ns;
+}
+
 /* Before a probe leaves, or an answer is taken in. */
 static __always_inline void look_for_silence(const struct path *path, __u32 place, __u32 ifindex,
 					     __u64 now_ns)
 {
 	if (path->ifindex == ifindex && falls_silent(path, now_ns))
-		tell_turn(place, ifindex, GIVEN_UP, path->unanswered_ns + patience_ns(path), path->heard_ns);
+		tell_turn(place, ifindex, GIVEN_UP, given_up_ns(path), path->heard_ns);
 }
 
 /* After an answer was taken in. */

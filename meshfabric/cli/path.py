@@ -30,9 +30,10 @@ def _ago(value: Any) -> str:
     return "never" if value is None else f"{span(value)} ago"
 
 
+DEVICE, WHY = Column("device", "DEVICE", spare=2), Column("why", "WHY", spare=8)
 COLUMNS = (
     Column("node", "NODE"),
-    Column("device", "DEVICE", spare=2),
+    DEVICE,
     Column("local", "LOCAL"),
     Column("remote", "REMOTE"),
     Column("segment", "SEGMENT", spare=3),
@@ -40,7 +41,7 @@ COLUMNS = (
     Column("generation", "GEN", spare=6, right=True),
     Column("state", "STATE", styles={"up": "green", "down": "bold red", "new": "yellow"}),
     Column("active", "ACTIVE", styles={"yes": "bold"}),
-    Column("why", "WHY", spare=8),
+    WHY,
     Column("mtu", "MTU", spare=1, right=True),
     Column("rtt_ms", "RTT MS", right=True, show=_ms),
     Column("jitter_out_ms", "JITTER OUT", spare=5, right=True, show=_ms),
@@ -53,6 +54,9 @@ COLUMNS = (
     Column("handshake_s", "HANDSHAKE", spare=6, show=_ago),
     Column("rx_bytes", "RECEIVED", spare=7, right=True, show=size),
     Column("tx_bytes", "TRANSMITTED", spare=7, right=True, show=size),
+)
+OF_ONE_NODE = tuple(
+    column._replace(spare=0, wraps=column == WHY) if column in (DEVICE, WHY) else column for column in COLUMNS
 )
 SWITCHES = (
     Column("time", "TIME"),
@@ -88,7 +92,7 @@ def show_paths(
     if output is not Format.TABLE:
         typer.echo(encode({"node": name, "paths": paths, "switches": switches}, output))
         return
-    print_rows(paths, COLUMNS, output, "paths")
+    print_rows(paths, OF_ONE_NODE, output, "paths")
     if switches:
         typer.echo()
         print_rows(switches, SWITCHES, output, "switches")
@@ -124,7 +128,7 @@ def _watch_live(socket: Path, name: str | None) -> None:
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
         while True:
             paths, switches = _rows(socket, "paths", name), _rows(socket, "switches", name)
-            text = render(paths, COLUMNS, *terminal())
+            text = render(paths, OF_ONE_NODE if name else COLUMNS, *terminal())
             if switches:
                 text += "\n\n" + render(switches[:WATCHED], SWITCHES, *terminal())
             live.update(Text.from_ansi(text), refresh=True)

@@ -206,13 +206,13 @@ def test_an_address_that_changes_is_followed(lab: Lab) -> None:
 
 def test_a_nat_is_followed(lab: Lab) -> None:
     """A router comes between pear and red, behind which nobody reaches pear of his own accord."""
-    with contextlib.ExitStack() as stack:
-        see_followed(
-            lab,
-            lambda: stack.enter_context(translated(lab)),
-            lambda: (until(lambda: reached_at(lab) == ROUTER_RED and all_up(lab)), stack.close()),
-            failing=False,
-        )
+    with contextlib.ExitStack() as router:
+
+        def take_away() -> None:
+            until(lambda: reached_at(lab) == ROUTER_RED and all_up(lab))
+            router.close()
+
+        see_followed(lab, lambda: router.enter_context(translated(lab)), take_away, failing=False)
     assert reached_at(lab) == PEAR_RED
 
 
@@ -244,7 +244,7 @@ def reached_at(lab: Lab) -> str:
 
 @contextlib.contextmanager
 def translated(lab: Lab) -> Iterator[None]:
-    """Pear's first uplink ends at a router, the underlay itself, which speaks for pear under its own address."""
+    """Pear's first uplink ends at a router, the underlay itself, which speaks for pear as itself."""
     port, table = underlay.port_name(lab.topology, "pear", 0), f"ip nat{os.getpid()}"
     rules = (
         f"add table {table}; add chain {table} out {{ type nat hook postrouting priority 100; }};"
