@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -83,8 +84,9 @@ def all_up(lab: Lab) -> bool:
     return all(row["state"] == "up" for near, far in ENDS for row in paths(lab, near, far))
 
 
-def link(lab: Lab, node: str, words: str) -> None:
-    underlay.ip(lab.node(node), [words])
+def link(lab: Lab, node: str, *lines: str) -> None:
+    """What somebody does to a node's uplink, in one go."""
+    underlay.ip(lab.node(node), lines)
 
 
 def switches(lab: Lab, node: str) -> list[tuple[str, str, str]]:
@@ -189,19 +191,26 @@ def test_a_link_that_goes_down_is_followed(lab: Lab) -> None:
 
 
 def test_an_address_that_changes_is_followed(lab: Lab) -> None:
-    """As DHCP does it: the new address beside the old one, then that goes; and back at once."""
+    """As DHCP does it: the old one goes, and a new one is there at once. So it is each time."""
 
     def change() -> None:
-        link(lab, "pear", f"address add {NEW_RED}/24 dev up0")
-        link(lab, "pear", f"address del {PEAR_RED}/24 dev up0")
+        link(lab, "pear", f"address del {PEAR_RED}/24 dev up0", f"address replace {NEW_RED}/24 dev up0")
 
     def change_back() -> None:
         until(lambda: paths(lab, "plum", "pear")[0]["endpoint"] == NEW_RED and all_up(lab))
-        link(lab, "pear", f"address del {NEW_RED}/24 dev up0")
-        link(lab, "pear", f"address replace {PEAR_RED}/24 dev up0")
+        link(lab, "pear", f"address del {NEW_RED}/24 dev up0", f"address replace {PEAR_RED}/24 dev up0")
 
     see_followed(lab, change, change_back, failing=False)
     assert paths(lab, "plum", "pear")[0]["endpoint"] == PEAR_RED
+
+
+def test_a_link_that_is_shaken_is_as_before(lab: Lab) -> None:
+    """Down and up before anybody looks, and a lease that is renewed: the kernel forgets all routes."""
+    for lines in (
+        ("link set up0 down", "link set up0 up"),
+        (f"address del {PEAR_RED}/24 dev up0", f"address replace {PEAR_RED}/24 dev up0"),
+    ):
+        see_followed(lab, partial(link, lab, "pear", *lines), lambda: None, failing=False)
 
 
 def test_a_nat_is_followed(lab: Lab) -> None:
@@ -255,12 +264,18 @@ def translated(lab: Lab) -> Iterator[None]:
         settings = (f"net.ipv4.ip_forward={on}", f"net.ipv4.conf.{port}.proxy_arp={on}")
         run(lab.init, ["sysctl", "-qw", *settings], ("net",))
 
+    def forget_neighbours() -> None:
+        """As after any change of a link; else they would be believed for half a minute."""
+        link(lab, "pear", "neighbour flush dev up0")
+
     underlay.ip(lab.init, [f"link set {port} nomaster", f"route add {PEAR_RED}/32 dev {port}"])
     set_router(1)
     netns.run(namespace(lab, "underlay"), subprocess.run, ["nft", rules], check=True)
+    forget_neighbours()
     try:
         yield
     finally:
         netns.run(namespace(lab, "underlay"), subprocess.run, ["nft", f"delete table {table}"], check=True)
         set_router(0)
         underlay.ip(lab.init, [f"route del {PEAR_RED}/32 dev {port}", f"link set {port} master red"])
+        forget_neighbours()
