@@ -63,7 +63,7 @@ class Choices:
         old, new = chosen(self._paths.pop(node, ())), chosen(paths)
         if paths:
             self._paths[node] = list(paths)
-        if old is None or new is None or old.device == new.device:
+        if old is None or new is None or old.device == new.device or not _has_worked(old):
             return None
         there = next((path for path in paths if path.device == old.device), None)
         outage_ns = _outage_ns(old, there, now_ns) if there else None
@@ -77,8 +77,9 @@ class Choices:
         if old is None or new is None:
             return None
         self._paths[node] = after
-        mended = old.device == new.device and new.works and not old.works
-        if old.device == new.device and not mended:
+        same = old.device == new.device
+        mended = same and new.works and not old.works
+        if not _has_worked(old) or (same and not mended):
             return None
         there = next(path for path in after if path.device == old.device)
         outage_ns = _outage_ns(old, there, turn.at_ns)
@@ -97,6 +98,11 @@ def _turned(path: Candidate, turn: Turn) -> Candidate:
     if turn.way is Way.TRUSTED:
         return path._replace(works=True)
     return path._replace(works=False, heard_ns=turn.heard_ns)
+
+
+def _has_worked(path: Candidate) -> bool:
+    """Else nothing was carried there that could be carried elsewhere now."""
+    return path.works or bool(path.heard_ns)
 
 
 def _outage_ns(old: Candidate, there: Candidate, now_ns: int) -> int | None:

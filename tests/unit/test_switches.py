@@ -76,11 +76,16 @@ def test_the_only_one_comes_back() -> None:
     assert (back.old, back.new, back.why, back.outage_ns) == ("wg0", "wg0", "came back", 890 * MS)
 
 
-def test_a_first_answer_is_no_return() -> None:
+def test_first_answers_are_no_return() -> None:
     made = choices(candidate("wg0", works=False, heard_ms=0), candidate("wg1", works=False, heard_ms=0))
-    first = made.take(NODE, "wg1", up(30))
+    assert made.take(NODE, "wg1", up(30)) is None, "nothing was carried before"
+    first = made.take(NODE, "wg0", up(40))
     assert first is not None
-    assert (first.why, first.outage_ns, outage_text(first)) == ("answers now", None, "outage unknown")
+    assert (first.old, first.new, first.why, first.outage_ns) == ("wg1", "wg0", "answers now", 0)
+
+
+def test_the_first_answer_of_the_only_one_is_no_switch() -> None:
+    assert choices(candidate("wg0", works=False, heard_ms=0)).take(NODE, "wg0", up(30)) is None
 
 
 @pytest.mark.parametrize(
