@@ -13,6 +13,7 @@ struct layout {
 	struct workload workload;
 	struct node node;
 	struct path path;
+	struct turn turn;
 	struct probe_ends probe_ends;
 	struct loop loop;
 	struct token token;
@@ -36,6 +37,7 @@ struct layout {
 	enum probe_port probe_port;
 	enum fault fault;
 	enum delivery delivery;
+	enum grade grade;
 	enum direction direction;
 	enum direction_flag direction_flag;
 	enum peer peer;

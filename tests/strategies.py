@@ -383,6 +383,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.KEY, TUNNELS, lambda key: st.sampled_from([f"{key}-x=", f"{key}-y="])),
         (Kind.KEYRING, [""], lambda key: keyrings),
         (Kind.ROTATION, [""], lambda key: st.builds(RotationRecord, st.integers(0, 9))),
+        (Kind.DRAINING, ["up0", "up1"], lambda key: st.just(True)),
         (Kind.CARRIED, PATHS, lambda key: st.sampled_from(CARRIED)),
     ]
 }  # fmt: skip

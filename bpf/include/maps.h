@@ -65,13 +65,20 @@ struct {
 	__uint(max_entries, MAX_NODES);
 } nodes SEC(".maps");
 
-/* How each tunnel fares. Datapath writes, agent reads. */
+/* How each tunnel fares. Datapath writes, agent reads, and moves what is known of a tunnel along with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct path);
 	__uint(max_entries, (MAX_NODES * MAX_PATHS));
 } paths SEC(".maps") BY_DATAPATH;
+
+/* Paths that were given up or are trusted again, for people. What finds it full is not told. Datapath writes,
+ * agent reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} turns SEC(".maps") A_COPY;
 
 /* What probes to each node are made from, by place - FIRST_NODE. Agent writes, the token reads. */
 struct {

@@ -91,7 +91,10 @@ enum fault {
 	HELD = 4, /* it was left a moment ago, for whatever reason */
 };
 
-/* Written by the datapath only. One for each tunnel of each node, at its position in node.ifindex. What a
+/* Beside the sums of faults of a path that works; the lowest is taken. */
+enum grade { SOUND = 0, SILENT = 8, NOWHERE = 9 };
+
+/* Written by the datapath. One for each tunnel of each node, at its position in node.ifindex. What a
  * packet's choice needs comes first, in one cache line. */
 struct path {
 	__u64 unanswered_ns; /* send time of the oldest probe without an answer, 0: none */
@@ -129,6 +132,16 @@ struct path {
 
 _Static_assert(sizeof(struct path) == 192, "three cache lines");
 _Static_assert(__builtin_offsetof(struct path, heard_ns) == 64, "what a choice needs is in the first");
+
+/* A path got better or worse, or is silent. */
+struct turn {
+	__u64 at_ns; /* from when on packets are to choose otherwise */
+	__u64 heard_ns; /* the last answer */
+	__u32 place; /* the node */
+	__u32 ifindex;
+	__u32 grade; /* as it is now: a sum of enum fault, or one of enum grade */
+	__u32 pad;
+};
 
 /* What the probes to a node are made from. The rest of them is the same for all. */
 struct probe_ends {

@@ -119,9 +119,6 @@ static __always_inline __u64 sound_at(const struct node *node, __u32 node_index,
 										 : 0;
 }
 
-/* Beside the faults of a path that works: no such number of faults. */
-enum grade { SOUND = 0, SILENT = 8, NOWHERE = 9 };
-
 static __always_inline __u32 grade_at(const struct node *node, __u32 node_index, __u32 position)
 {
 	struct path *path = path_at(node_index, position);

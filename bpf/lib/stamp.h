@@ -18,6 +18,7 @@
 #include "address.h"
 #include "probe.h"
 #include "question.h"
+#include "turn.h"
 #include "verdict.h"
 
 enum { NO_PLACE = 0 };
@@ -158,8 +159,11 @@ static __noinline int probe_heard(struct __sk_buff *skb, const struct packet *p,
 	if (is_padded(p))
 		return drop(skb, padded_heard(path, skb->ifindex, &answer) ? PROBE_HEARD : MALFORMED);
 	read_answer(&answer, &h);
+	look_for_silence(path, place, skb->ifindex, h.heard_ns);
+	__u32 before = grade_of(path, h.heard_ns);
 	if (h.heard_ns - h.asked_ns > PROBE_MEMORY_NS || !path_heard(path, skb->ifindex, &h))
 		return drop(skb, MALFORMED);
+	look_for_change(path, before, place, skb->ifindex);
 	return drop(skb, PROBE_HEARD);
 }
 
@@ -167,6 +171,12 @@ static __noinline int probe_heard(struct __sk_buff *skb, const struct packet *p,
 static __always_inline int probe_arrives(struct __sk_buff *skb, const struct packet *p, __u32 place)
 {
 	return is_question(p) ? probe_reflect(skb, p, place) : probe_heard(skb, p, place);
+}
+
+static __always_inline void write_own(struct stamp *question, struct path *path, __u32 place, __u32 ifindex)
+{
+	look_for_silence(path, place, ifindex, bpf_ktime_get_ns());
+	write_question(question, path, ifindex);
 }
 
 /* A probe of the agent's on its way into a tunnel: its time and number, which the agent could only guess. */
@@ -183,7 +193,7 @@ static __noinline int probe_leaves(struct __sk_buff *skb, const struct packet *p
 	if (is_padded(p))
 		write_time(&new, bpf_ktime_get_ns());
 	else
-		write_question(&new, path, skb->ifindex);
+		write_own(&new, path, place, skb->ifindex);
 	return rewrite(skb, p, &old, &new) ? TC_ACT_UNSPEC : drop(skb, MALFORMED);
 }
 

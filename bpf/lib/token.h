@@ -24,6 +24,7 @@
 
 #include "carrier.h"
 #include "demand.h"
+#include "turn.h"
 #include "verdict.h"
 
 enum token_policy {
@@ -56,7 +57,10 @@ static __noinline void probe_path(struct round *r, const struct probe_ends *ends
 {
 	struct path *path = bpf_map_lookup_elem(&paths, &at);
 
-	if (!path || !write_probe(r->skb, ends, path, ifindex))
+	if (!path)
+		return;
+	look_for_silence(path, FIRST_NODE + at / MAX_PATHS, ifindex, r->now_ns);
+	if (!write_probe(r->skb, ends, path, ifindex))
 		return;
 	r->skb->mark = fabric_mark;
 	r->skb->cb[0] = r->skb->len - ETH_HLEN;

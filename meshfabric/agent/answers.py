@@ -4,12 +4,24 @@ import time
 from typing import Any
 
 from meshfabric import __version__
+from meshfabric.agent.draining import Draining
 from meshfabric.agent.readings import Readings
 from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sources import StoreSource
+from meshfabric.agent.switches import Switches
 from meshfabric.agent.workloads import Workloads
-from meshfabric.api.messages import Ask, Attach, Detach, Release, Request, Simulate
+from meshfabric.api.messages import (
+    Ask,
+    Attach,
+    Detach,
+    Drain,
+    Passing,
+    Release,
+    Request,
+    Simulate,
+    Undrain,
+)
 from meshfabric.compiler.paths import workload_mtu
 from meshfabric.kernel import features
 from meshfabric.kernel.attach import ways
@@ -19,6 +31,7 @@ from meshfabric.model.plan import Table
 from meshfabric.observe import rows
 from meshfabric.observe.audits import Audits
 from meshfabric.observe.events import Events
+from meshfabric.observe.switches import explain
 from meshfabric.reconcile.loop import Loop
 from meshfabric.store.registry import Registry
 
@@ -39,11 +52,14 @@ class Answers:
         events: Events,
         audits: Audits,
         simulation: Simulation,
+        draining: Draining,
+        switches: Switches,
     ) -> None:
         self._loop, self._world, self._source, self._registry = loop, loop.world, source, registry
         self._workloads, self._readings, self._tunnels = workloads, readings, tunnels
         self._rotation, self._simulation = rotation, simulation
         self._lane, self._events, self._heard = lane, events, audits
+        self._draining, self._turns = draining, switches
         self._started = time.monotonic()
 
     async def __call__(self, request: Request) -> Any:
@@ -59,6 +75,12 @@ class Answers:
             case Simulate():
                 told = await self._simulation.compare(request)
                 return {**told, "connected": self._source.connected}
+            case Drain():
+                return await self._draining.drain(request.uplink, force=request.force)
+            case Undrain():
+                return await self._draining.undrain(request.uplink)
+            case Passing():
+                return await self._draining.passing(request.uplink)
             case Ask():
                 return await getattr(self, f"_{request.subject}")()
 
@@ -83,6 +105,7 @@ class Answers:
             "wireguard": self._tunnels.backend,
             "attach": ways(self._world.settings.pods),
             "mtu": workload_mtu(self._world),
+            "draining": sorted(self._world.draining),
             "keys": self._rotation.told(),
             "refused": [{"key": key, "why": why} for key, why in sorted(self._registry.refused.items())],
             "failing": [{"table": table.value, "why": why} for table, why in self._loop.failing.items()],
@@ -108,7 +131,14 @@ class Answers:
 
     async def _paths(self) -> list[rows.Row]:
         tunnels = await self._lane.run(self._tunnels.state)
-        return rows.path_rows(self._world, self._readings.paths(tunnels))
+        seen = self._readings.paths(tunnels)
+        return rows.path_rows(self._world, seen, explain(seen, time.monotonic_ns()))
+
+    async def _switches(self) -> list[rows.Row]:
+        return self._turns.rows()
+
+    async def _uplinks(self) -> list[rows.Row]:
+        return self._draining.rows()
 
     async def _keys(self) -> list[rows.Row]:
         made_s = await self._lane.run(self._tunnels.made_s)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from meshfabric.kernel.bpf_map import Map
-from meshfabric.kernel.ring import Ring
+from meshfabric.kernel.ring import Ring, readable
 from meshfabric.model.tables import read_audit
 from meshfabric.model.world import World
 from meshfabric.observe.audits import Audits, describe
@@ -34,7 +34,7 @@ class Listener:
         ring = Ring(self._map)
         try:
             while True:
-                await _readable(ring.fd)
+                await readable(ring.fd)
                 self._take(ring.read())
                 await asyncio.sleep(READ_EVERY_S)
         finally:
@@ -47,12 +47,3 @@ class Listener:
             self._told_s = time.monotonic()
             more = f" (and {len(fresh) - 1} more at once)" if len(fresh) > 1 else ""
             self._note("policy audit", f"would be denied: {describe(self._world, fresh[-1])}{more}")
-
-
-async def _readable(fd: int) -> None:
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from meshfabric.agent import ports, upgrade
 from meshfabric.agent.answers import Answers
 from meshfabric.agent.audit import Listener
+from meshfabric.agent.draining import Draining
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
@@ -35,6 +36,7 @@ from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sizing import Sizing
 from meshfabric.agent.sources import LinkSource, StoreSource
+from meshfabric.agent.switches import Switches
 from meshfabric.agent.workloads import Workloads
 from meshfabric.api.server import serving
 from meshfabric.config import read_settings
@@ -190,6 +192,8 @@ class Agent:
         self._rotation = Rotation(
             self._loop, self._store, self._readings, self._tunnels, self._netlink, self._events
         )
+        self._draining = Draining(self._loop, self._readings, self._tunnels, self._netlink, self._events)
+        self._switches = Switches(self._loop, self._readings, datapath.maps["turns"], self._events.note)
         self._probing = Probing(settings, self._loop, self._readings, self._events.note)
         self._listener = Listener(datapath.maps["audits"], self._world, self._events.note)
         self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
@@ -221,6 +225,7 @@ class Agent:
         await self._links.observe()
         keys = await self._netlink.run(self._tunnels.keys)
         self._loop.feed([self._rotation.recall(keys)])
+        self._loop.feed(self._draining.recall())
         self._loop.feed([Event(Kind.KEY, device, key) for device, key in keys])
         await self._workloads.restore()
         for events in self._memory.recall():
@@ -235,6 +240,7 @@ class Agent:
             self._links.run(),
             *self._probing.parts(),
             self._listener.run(),
+            self._switches.run(),
             self._sizing.run(),
             self._rotation.run(),
             self._keep_host(),
@@ -281,6 +287,8 @@ class Agent:
             self._events,
             self._listener.heard,
             self._simulation,
+            self._draining,
+            self._switches,
         )
 
     def _concerns(self, device: str) -> bool:
@@ -293,6 +301,7 @@ class Agent:
     def _after_round(self) -> None:
         self._probing.aim()
         self._sizing.aim()
+        self._switches.aim()
         self._round_done.set()
 
     async def _keep_host(self) -> None:
@@ -320,7 +329,7 @@ class Agent:
         if not self._settings.metrics:
             return lambda: None
         host, _, port = self._settings.metrics.rpartition(":")
-        read = reader(self._loop, self._readings, self._store, self._registry)
+        read = reader(self._loop, self._readings, self._store, self._registry, self._switches)
         here = asyncio.get_running_loop()
 
         async def read_here() -> metrics.Reading:

@@ -4,13 +4,16 @@ from collections.abc import Callable
 
 from meshfabric.agent.readings import Readings
 from meshfabric.agent.sources import StoreSource
+from meshfabric.agent.switches import Switches
 from meshfabric.model.plan import Table
 from meshfabric.observe.metrics import Reading
 from meshfabric.reconcile.loop import Loop
 from meshfabric.store.registry import Registry
 
 
-def reader(loop: Loop, readings: Readings, source: StoreSource, registry: Registry) -> Callable[[], Reading]:
+def reader(
+    loop: Loop, readings: Readings, source: StoreSource, registry: Registry, switches: Switches
+) -> Callable[[], Reading]:
     """What reads everything once a scrape."""
 
     def read() -> Reading:
@@ -20,6 +23,7 @@ def reader(loop: Loop, readings: Readings, source: StoreSource, registry: Regist
             reasons={reason.name.lower(): pair for reason, pair in readings.counters().items()},
             map_entries={table.value: sum(1 for _ in loop.plan.entries(table)) for table in Table},
             paths=readings.path_metrics(),
+            switches={node: switches.counts.get(node, 0) for node in loop.world.nodes},
         )
 
     return read
@@ -35,6 +39,7 @@ def _gauges(loop: Loop, source: StoreSource, registry: Registry) -> dict[str, tu
         "removal_held": ("1 while a mass removal waits for release.", bool(registry.held)),
         "key_epoch": ("Epoch of the tunnel keys that traffic takes.", keys.epochs[keys.taken] or 0),
         "key_rotation": ("1 while there are tunnel keys of two epochs.", len(keys.generations) > 1),
+        "uplinks_draining": ("Uplinks that are taken last, on order.", len(loop.world.draining)),
         "tables_failing": ("Tables that could not be applied and are retried.", len(loop.failing)),
         "nodes_known": ("Nodes of the fabric.", len(loop.world.nodes)),
         "nodes_alive": ("Nodes whose agent holds its lease.", len(loop.world.alive)),

@@ -25,6 +25,7 @@ from meshfabric.store.watch import Back, Batch, Lost, Position, Relist, Removal,
 REFUSED_AGAIN_S = 10.0  # after etcd refused us for good: somebody may correct it
 SETTLE_S = 0.01  # changes of devices come in bursts
 OF_A_TUNNEL = (Table.TUNNELS, Table.PEERS)
+OF_AN_UPLINK = (Table.ROUTES,)
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ class LinkSource:
         self._loop, self._lane, self._concerns = loop, lane, concerns
         self._uplinks = {uplink.device for uplink in loop.world.settings.uplinks}
         self._tunnels = f"{loop.world.settings.datapath.prefix}wg"
+        self._shaken = False
 
     async def observe(self) -> None:
         """Feed every difference between the devices and the world."""
@@ -126,6 +128,9 @@ class LinkSource:
         changes = [Event(Kind.LINK, name, link) for name, link in found.items() if known.get(name) != link]
         gone = [Event(Kind.LINK, name) for name in before if name not in found]
         self._loop.feed([*changes, *gone])
+        if self._shaken:
+            self._shaken = False
+            self._loop.check(OF_AN_UPLINK)
 
     async def run(self) -> None:
         """Observe again after every burst of changes, until cancelled."""
@@ -142,8 +147,13 @@ class LinkSource:
                 listener.cancel()
 
     async def _listen(self, changes: AsyncIterator[links.LinkEvent], hint: asyncio.Event) -> None:
-        """A tunnel that falls is looked at now: behind a userspace device a process may have ended."""
+        """A tunnel that falls is looked at now: behind a userspace device a process may have ended.
+
+        Of a device that goes down, or loses its last address, the kernel forgets every route: also if it is
+        as before when we look, or has another address of the same network.
+        """
         async for event in changes:
+            self._shaken |= event.change not in ("up", "mtu") and event.name in (*self._uplinks, "")
             if event.change in ("down", "gone") and event.name.startswith(self._tunnels):
                 self._loop.check(OF_A_TUNNEL, drift=True)
             hint.set()

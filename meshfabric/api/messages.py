@@ -51,6 +51,8 @@ class Ask(msgspec.Struct, tag="ask", tag_field="type", frozen=True):
         "nodes",
         "endpoints",
         "paths",
+        "switches",
+        "uplinks",
         "keys",
         "policies",
         "audits",
@@ -72,7 +74,26 @@ class Simulate(msgspec.Struct, tag="simulate", tag_field="type", frozen=True):
     delete: list[str] = []
 
 
-Request = Attach | Detach | Ask | Release | Simulate
+class Drain(msgspec.Struct, tag="drain", tag_field="type", frozen=True):
+    """Take an uplink of this node last from now on; `force`: also if it is the only way to some node."""
+
+    uplink: str
+    force: bool = False
+
+
+class Undrain(msgspec.Struct, tag="undrain", tag_field="type", frozen=True):
+    """Take an uplink as before it was drained."""
+
+    uplink: str
+
+
+class Passing(msgspec.Struct, tag="passing", tag_field="type", frozen=True):
+    """Tell what passes over an uplink's tunnels beside probes; takes a second."""
+
+    uplink: str
+
+
+Request = Attach | Detach | Ask | Release | Simulate | Drain | Undrain | Passing
 
 
 class Attached(msgspec.Struct, frozen=True):

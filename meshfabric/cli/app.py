@@ -31,6 +31,7 @@ COMMANDS = {
     "node": Late("node", "node_app", "The nodes of the fabric."),
     "endpoint": Late("endpoint", "endpoint_app", "Workloads and their addresses."),
     "path": Late("path", "path_app", "The tunnels to other nodes, and which of them carries traffic."),
+    "uplink": Late("uplink", "uplink_app", "This node's ways out, and how traffic is moved off one."),
     "key": Late("key", "key_app", "The keys of the tunnels, and their rotation."),
     "policy": Late("policy", "policy_app", "Who may talk to whom."),
     "drop": Late("drop", "drop_app", "Packets that were dropped, by reason."),

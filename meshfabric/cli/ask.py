@@ -16,7 +16,18 @@ SOCKET_VARIABLE = "MESHFABRIC_SOCKET"
 Socket = Annotated[
     Path, typer.Option("--socket", envvar=SOCKET_VARIABLE, metavar="PATH", help="The agent's unix socket.")
 ]
-Listing = Literal["nodes", "endpoints", "paths", "keys", "policies", "audits", "drops", "features"]
+Listing = Literal[
+    "nodes",
+    "endpoints",
+    "paths",
+    "switches",
+    "uplinks",
+    "keys",
+    "policies",
+    "audits",
+    "drops",
+    "features",
+]
 
 
 def ask_rows(socket: Path, subject: Listing) -> list[Row]:

@@ -1,9 +1,10 @@
-"""What an operator orders beside policies: another epoch of keys, and a node to be cut off.
+"""What an operator orders beside policies: another epoch of keys, a node to be cut off, an uplink drained.
 
 Each is one record in etcd, whose name and shape are the store's business (`store.keys`,
 `model.node`); what follows from it is each agent's.
 """
 
+import asyncio
 from typing import NamedTuple
 
 import msgspec
@@ -115,6 +116,33 @@ async def await_revision(etcd: Etcd, fabric: str, revision: int, but: str, timeo
         return Late(len(nodes), late)
 
     return await until_all(look, f"applied revision {revision}", timeout_s)
+
+
+async def await_drained(etcd: Etcd, fabric: str, node: str, uplink: str, timeout_s: float) -> int:
+    """Wait until a node's record says that an uplink is drained and every other living node has applied that.
+
+    Returns how many those are.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout_s
+    written = 0
+
+    async def look() -> Late:
+        nonlocal written
+        entry = await etcd.get(keys.node_key(fabric, node).encode())
+        written = entry.mod_revision if entry and uplink in _draining(entry.value) else 0
+        return Late(1, [] if written else [node])
+
+    await until_all(look, "told the others", timeout_s)
+    return await await_revision(etcd, fabric, written, node, max(deadline - clock(), 0))
+
+
+def _draining(record: bytes) -> set[str]:
+    try:
+        uplinks = msgspec.json.decode(record, type=NodeRecord).uplinks
+    except msgspec.MsgspecError:
+        return set()
+    return {uplink.name for uplink in uplinks if uplink.draining}
 
 
 async def _write(etcd: Etcd, fabric: str, order: Order, new: RotationRecord) -> None:

@@ -37,6 +37,8 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "workloads", f"{told['workloads']} on this node"
     yield "policies", str(told["policies"])
     yield "wireguard", f"{told['wireguard']}, MTU {told['mtu']}"
+    if told.get("draining"):
+        yield "draining", ", ".join(told["draining"])
     yield "keys", _keys(told["keys"])
     yield "programs", f"attached by {told['attach']}"
     yield "held", f"{told['held']} ({RELEASE})" if told["held"] else "nothing"

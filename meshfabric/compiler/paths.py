@@ -34,6 +34,7 @@ class Pair(NamedTuple):
     remote: int
     source: str
     destination: str
+    draining: bool = False  # at either end
 
 
 class Joined(NamedTuple):
@@ -56,11 +57,14 @@ class Way(NamedTuple):
 
 
 def pairs(world: World, node: str) -> list[Pair]:
-    """The tunnels towards a node, cheapest first; none to itself, a revoked or an unknown one."""
+    """The tunnels towards a node, cheapest first, those over an uplink that is drained last; none to
+    itself, a revoked or an unknown one.
+    """
     record = world.nodes.get(node)
     if record is None or node == world.node or node in world.revoked:
         return []
-    return sorted(filter(None, (_pair(near, far) for near in world.uplinks for far in record.uplinks)))
+    found = filter(None, (_pair(near, far) for near in world.uplinks for far in record.uplinks))
+    return sorted(found, key=lambda pair: (pair.draining, pair))
 
 
 def joined(world: World, node: str, generation: int) -> list[Joined]:
@@ -189,4 +193,5 @@ def _pair(near: Uplink, far: Uplink) -> Pair | None:
     if not shared:
         return None
     family = min(shared)
-    return Pair(near.cost + far.cost, near.slot, far.slot, sources[family], destinations[family])
+    draining = near.draining or far.draining
+    return Pair(near.cost + far.cost, near.slot, far.slot, sources[family], destinations[family], draining)

@@ -179,6 +179,11 @@ def _by_path(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield ("node", event.key[1])
 
 
+def _by_draining(world: World, event: Event, before: object) -> Iterator[Unit]:
+    yield ("record",)
+    yield from (("node", name) for name in world.nodes)
+
+
 def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from (("workload", event.key), ("endpoint", event.key))
     if event.key == host_name(world):
@@ -220,6 +225,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.KEY: _by_key,
     Kind.KEYRING: _by_keyring,
     Kind.ROTATION: _nothing,
+    Kind.DRAINING: _by_draining,
     Kind.CARRIED: _by_path,
 }
 

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 from meshfabric.kernel.bpf import Map, MapType
 from meshfabric.kernel.lane import Lane
+from meshfabric.kernel.moves import Moves
 from meshfabric.model.plan import MAPS, Change, Key, Table, Value
 from meshfabric.model.tables import NUMBER, number
 
@@ -18,6 +20,7 @@ class MapTables:
 
     def __init__(self, maps: Mapping[str, Map], lane: Lane) -> None:
         self._maps = {table: maps[table.value] for table in MAPS}
+        self._moves = Moves(maps["nodes"], maps["paths"])
         self._lane = lane
 
     async def observe(self, table: Table) -> Iterable[tuple[Key, Value]]:
@@ -30,7 +33,11 @@ class MapTables:
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Write in batches."""
-        await self._lane.run(self._write, self._maps[changes[0].table], changes)
+        await self._lane.run(self._write_table, changes[0].table, changes)
+
+    def _write_table(self, table: Table, changes: Sequence[Change]) -> None:
+        with self._moves.around(changes) if table is Table.NODES else nullcontext():
+            self._write(self._maps[table], changes)
 
     def _write(self, written: Map, changes: Sequence[Change]) -> None:
         zero = bytes(written.value_size)

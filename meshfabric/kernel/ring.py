@@ -4,6 +4,7 @@ libbpf knows the layout and the memory barriers. `read` never waits; who wants t
 be woken waits for `fd` to become readable, which it stays as long as there is more.
 """
 
+import asyncio
 import ctypes
 import errno
 import os
@@ -52,3 +53,13 @@ class Ring:
         """The consumer's position goes past this record, whatever is answered."""
         self._records.append(ctypes.string_at(data, size))
         return 0 if len(self._records) < MOST else -errno.ECANCELED
+
+
+async def readable(fd: int) -> None:
+    """Return once there are records behind a ring's `fd`."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)

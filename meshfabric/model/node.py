@@ -31,7 +31,8 @@ class Uplink(msgspec.Struct, frozen=True):
 
     `slot` 0..7 numbers it in device names and ports; `addresses` are the
     underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
-    preferred; `capacity` in Mbit/s weighs shares, 0: unknown.
+    preferred; `capacity` in Mbit/s weighs shares, 0: unknown. `draining`: it is about to be
+    taken down, both ends take it last.
     """
 
     slot: int
@@ -41,6 +42,7 @@ class Uplink(msgspec.Struct, frozen=True):
     mtu: int
     cost: int = 0
     capacity: int = 0
+    draining: bool = False
 
 
 class Tunnel(msgspec.Struct, frozen=True):

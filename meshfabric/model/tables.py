@@ -33,6 +33,7 @@ LOOP = struct.Struct("=II")
 TOKEN = struct.Struct("=6Q5I8xI")
 POLICY_KEY = struct.Struct("=IIIBB2s")
 POLICY_VALUE = struct.Struct("=IBB2x")
+TURN = struct.Struct("=QQIII4x")
 AUDIT = struct.Struct("=16s16sII2sBB4x")
 FABRIC_HEAD = struct.Struct("=II")
 FABRIC_PREFIX = struct.Struct("=16s16s")
@@ -175,6 +176,24 @@ class PathState(NamedTuple):
         return (self.sent - self.answered) & 0xFFFFFFFF
 
 
+class Grade(IntEnum):
+    """How a path is, beside the sums of `Fault` of one that works; the lowest is taken (enum grade)."""
+
+    SOUND = 0
+    SILENT = 8
+    NOWHERE = 9
+
+
+class Turn(NamedTuple):
+    """A path got better or worse, or is silent (struct turn); times in ns, monotonic clock."""
+
+    at_ns: int  # from when on packets choose otherwise
+    heard_ns: int  # the last answer
+    place: int
+    ifindex: int
+    grade: int  # from then on
+
+
 class TokenState(NamedTuple):
     """What paces the probes, as the datapath keeps it (struct token)."""
 
@@ -241,6 +260,12 @@ def read_node(value: bytes) -> list[tuple[int, int]]:
     return [path for path in (paths[::-1] if first else paths) if path[0]]
 
 
+def positions(value: bytes) -> dict[int, int]:
+    """Where each device of a value of `nodes` stands."""
+    ifindexes = NODE.unpack(value)[2 + MAX_PATHS :] if value else ()
+    return {ifindex: position for position, ifindex in enumerate(ifindexes) if ifindex}
+
+
 def probe_value(source: Address, destination: Address) -> bytes:
     """Value of `probes`: both of one family."""
     return PROBE_ENDS.pack(source, destination)
@@ -301,13 +326,18 @@ def read_path(value: bytes) -> PathState:
 
 
 def path_value(state: PathState) -> bytes:
-    """The same the other way; only the datapath writes it."""
+    """The same the other way; else only the datapath writes it."""
     return PATH.pack(*state)
 
 
 def read_token(value: bytes) -> TokenState:
     """The one value of `token`."""
     return TokenState(*TOKEN.unpack(value))
+
+
+def read_turn(value: bytes) -> Turn:
+    """A record of the ring buffer `turns`."""
+    return Turn(*TURN.unpack(value))
 
 
 def read_audit(value: bytes) -> AuditRecord:

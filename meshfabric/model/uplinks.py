@@ -6,7 +6,7 @@ thousand; what is made of it is `compiler.paths`' business.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from ipaddress import ip_interface
 from typing import Any, NamedTuple
 
@@ -56,8 +56,10 @@ def count(counter: Counter[Any], key: Any, times: int) -> int:
     return left
 
 
-def own_uplinks(settings: Settings, links: Mapping[str, Link]) -> tuple[Uplink, ...]:
-    """This node's uplinks as configured and observed; one whose device is missing is left out."""
+def own_uplinks(
+    settings: Settings, links: Mapping[str, Link], draining: Container[str]
+) -> tuple[Uplink, ...]:
+    """This node's uplinks as configured, ordered and observed; one whose device is missing is left out."""
     return tuple(
         Uplink(
             slot,
@@ -67,6 +69,7 @@ def own_uplinks(settings: Settings, links: Mapping[str, Link]) -> tuple[Uplink, 
             link.mtu,
             wanted.cost,
             capacity=wanted.capacity,
+            draining=wanted.name in draining,
         )
         for slot, wanted in enumerate(settings.uplinks)
         if (link := links.get(wanted.device)) is not None

@@ -47,6 +47,7 @@ class Kind(Enum):
     KEY = "keys"  # tunnel device: public key
     KEYRING = "keyring"  # key "": Keyring, of this node
     ROTATION = "rotation"  # key "": RotationRecord
+    DRAINING = "draining"  # name of an uplink of this node: True
     CARRIED = "carried"  # tunnel device, node name: bytes of the largest packet, where uplinks promise more
 
 
@@ -134,6 +135,7 @@ class World:
         self.keys: dict[str, str] = {}
         self.keyring: dict[str, Keyring] = {}
         self.rotation: dict[str, RotationRecord] = {}
+        self.draining: dict[str, bool] = {}
         self.carried: dict[tuple[str, str], int] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round
@@ -187,8 +189,8 @@ class World:
         elif event.kind is Kind.APISERVERS:
             self.networks.reach_apiservers(event.value or ())
         self.far_ends.replace(reached, self._reached(event))
-        if event.kind is Kind.LINK and event.key in self._uplink_devices:
-            self.uplinks = own_uplinks(self.settings, self.links)
+        if event.kind is Kind.DRAINING or (event.kind is Kind.LINK and event.key in self._uplink_devices):
+            self.uplinks = own_uplinks(self.settings, self.links, self.draining)
         self._count_uses(event, old)
         return old
 

@@ -4,7 +4,7 @@
 public ones and keep to Prometheus' conventions (base units, `_total`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -39,13 +39,14 @@ class PathReading(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A moment of the agent. `reasons`: packets and bytes by name of the verdict."""
+    """A moment of the agent. `reasons`: packets and bytes by name of the verdict; `switches` by node."""
 
     gauges: dict[str, tuple[str, float]]
     counters: dict[str, tuple[str, float]]
     reasons: dict[str, tuple[int, int]]
     map_entries: dict[str, int]
     paths: list[PathReading]
+    switches: Mapping[str, int] = {}
 
 
 class Metrics:
@@ -67,6 +68,7 @@ class Metrics:
             yield CounterMetricFamily(f"meshfabric_{name}", text, value=value)
         yield from _verdicts(reading)
         yield from _paths(reading)
+        yield _switches(reading)
         entries = GaugeMetricFamily("meshfabric_plan_entries", "Entries planned by table.", labels=["table"])
         for table, count in reading.map_entries.items():
             entries.add_metric([table], count)
@@ -117,6 +119,15 @@ def _faults(reading: Reading) -> GaugeMetricFamily:
         for fault in Fault:
             faulty.add_metric([path.node, path.device, str(fault.name).lower()], bool(path.faults & fault))
     return faulty
+
+
+def _switches(reading: Reading) -> Metric:
+    family = CounterMetricFamily(
+        "meshfabric_path_switches", "Times a node's traffic changed its path.", labels=["node"]
+    )
+    for node, count in reading.switches.items():
+        family.add_metric([node], count)
+    return family
 
 
 def _ways(reading: Reading) -> Iterator[Metric]:

@@ -73,7 +73,8 @@ def _node_row(world: World, name: str, record: NodeRecord, up: int, total: int) 
 
 
 def _uplink(uplink: Uplink) -> str:
-    return f"{uplink.name}@{uplink.segment} {' '.join(uplink.addresses)}"
+    draining = " (draining)" if uplink.draining else ""
+    return f"{uplink.name}@{uplink.segment} {' '.join(uplink.addresses)}{draining}"
 
 
 def endpoint_rows(world: World) -> list[Row]:
@@ -94,12 +95,12 @@ def endpoint_rows(world: World) -> list[Row]:
     return sorted(rows, key=lambda row: (row["node"], row["workload"], row["address"]))
 
 
-def path_rows(world: World, paths: list[PathSeen]) -> list[Row]:
-    """One row a tunnel, by node, the preferred one first."""
-    return [_path_row(world, path) for path in paths]
+def path_rows(world: World, paths: list[PathSeen], reasons: list[str]) -> list[Row]:
+    """One row a tunnel, by node, the preferred one first; `reasons` why each is taken or not."""
+    return [_path_row(world, path, why) for path, why in zip(paths, reasons, strict=True)]
 
 
-def _path_row(world: World, path: PathSeen) -> Row:
+def _path_row(world: World, path: PathSeen, why: str) -> Row:
     uplink = world.settings.uplinks[path.pair.local]
     remote = next(far for far in world.nodes[path.node].uplinks if far.slot == path.pair.remote)
     return {
@@ -113,6 +114,7 @@ def _path_row(world: World, path: PathSeen) -> Row:
         "state": path.health,
         "active": path.active,
         "held_s": path.held_s,
+        "why": why,
         "mtu": path_mtu(world, path.device, path.node),
         "rtt_ms": path.state.rtt_us / US_PER_MS if path.state.heard else None,
         "jitter_out_ms": path.state.jitter_out_ns / NS_PER_MS if path.state.heard else None,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 
-from meshfabric.model.tables import Fault, PathState
+from meshfabric.model.tables import Fault, Grade, PathState
 
 ANSWERS_TO_TRUST = 3  # in a row before a path is used, or used again
 PROBES_TO_GIVE_UP = 3  # in a row without an answer
@@ -19,10 +19,6 @@ NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 US_PER_MS = 1000
 PERCENT = 100
-
-SOUND = 0
-SILENT = 8
-"""Grades of a path beside the sums of `Fault`; lower is better."""
 
 
 class Health(StrEnum):
@@ -64,10 +60,10 @@ def is_given_up(state: PathState, now_ns: int, interval_ms: int) -> bool:
 
 
 def grade(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> int:
-    """SOUND, a sum of `Fault`, or SILENT: the path over device `ifindex`; another's state says nothing."""
+    """A sum of `Fault`, or one of `Grade`: the path over device `ifindex`; another's state says nothing."""
     if state.ifindex != ifindex or state.streak < ANSWERS_TO_TRUST:
-        return SILENT
-    return SILENT if is_given_up(state, now_ns, interval_ms) else state.faults
+        return Grade.SILENT
+    return Grade.SILENT if is_given_up(state, now_ns, interval_ms) else state.faults
 
 
 def health(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> Health:
@@ -75,7 +71,7 @@ def health(state: PathState, ifindex: int, now_ns: int, interval_ms: int) -> Hea
     if state.ifindex != ifindex or not state.heard:
         return Health.NEW
     found = grade(state, ifindex, now_ns, interval_ms)
-    if found == SILENT:
+    if found == Grade.SILENT:
         return Health.DOWN
     words = ((Fault.HELD, Health.HELD), (Fault.LOSSY, Health.LOSSY), (Fault.SLOW, Health.SLOW))
     return next((word for fault, word in words if found & fault), Health.UP)
@@ -88,7 +84,7 @@ def chosen(grades: Sequence[int]) -> int:
 
 def carrying(grades: Sequence[int], sharing: int) -> list[int]:
     """Which of the paths carry traffic when the first so many share it: those of them that are sound."""
-    return [at for at in range(sharing) if grades[at] == SOUND] or [chosen(grades)]
+    return [at for at in range(sharing) if grades[at] == Grade.SOUND] or [chosen(grades)]
 
 
 def hold_left_s(state: PathState, now_ns: int) -> float:

@@ -65,8 +65,8 @@ def _join(backend: Backend, keys: Path, name: str, ends: tuple[str, str], inside
 
 
 @contextlib.contextmanager
-def _far_end(backend: Backend, keys: Path) -> Iterator[Path]:
-    """The namespace at the other end of the tunnel, which answers."""
+def joined_by_router(backend: Backend, keys: Path) -> Iterator[tuple[Path, Path]]:
+    """The namespaces of the router and of the other end of the tunnel, which answers."""
     with namespace() as router, namespace() as far:
         links.ensure_veth("mfu0", "mfr0", router)
         netns.run(router, links.ensure_veth, "mfr1", "mfu0", far)
@@ -76,12 +76,12 @@ def _far_end(backend: Backend, keys: Path) -> Iterator[Path]:
         wireguard.set_peer("mfwga", Peer(there, f"{FAR[0]}:{PORT}", (f"{INSIDE_FAR}/32",), 5))
         netns.run(far, wireguard.set_peer, "mfwgb", Peer(here, f"{NEAR[0]}:{PORT}", (f"{INSIDE}/32",), 5))
         until(lambda: not subprocess.run(["ping", "-c1", "-W1", INSIDE_FAR], capture_output=True).returncode)
-        yield far
+        yield router, far
 
 
 def test_what_is_too_large_for_a_router_arrives(backend: Backend, tmp_path: Path) -> None:
     """All of it: by the MTU that routers tell, wireguard-go's batches would be refused by its own kernel."""
-    with _far_end(backend, tmp_path) as far:
+    with joined_by_router(backend, tmp_path) as (_, far):
         listener = netns.run(far, socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         with listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

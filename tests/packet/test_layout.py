@@ -119,6 +119,16 @@ def test_an_audit_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
     assert tables.read_audit(bytes(packed)) == (first, bytes(16), 5, 0, 6, 0, Direction.INGRESS)
 
 
+def test_a_turn_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
+    size = btf["turn"]["size"]
+    assert size == tables.TURN.size
+    packed, told = bytearray(size), {"at_ns": 7, "heard_ns": 5, "place": 3, "ifindex": 2, "grade": 4}
+    for name, value in told.items():
+        member = next(one for one in btf["turn"]["members"] if one["name"] == name)
+        packed[member["bits_offset"] // 8] = value
+    assert tables.read_turn(bytes(packed)) == (7, 5, 3, 2, tables.Fault.HELD)
+
+
 def spread(btf: dict[str, dict[str, Any]], struct: str, **values: bytes) -> bytes:
     """A struct with these bytes in these members."""
     packed = bytearray(btf[struct]["size"])
@@ -174,6 +184,7 @@ def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "fault") == {one.name: one.value for one in Fault}
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
     assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
+    assert constants(btf, "grade") == {one.name: one.value for one in tables.Grade}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
     sizes = constants(btf, "sizes")
     for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "SHARES", "MAX_PREFIXES", "MAX_EXPOSED"):

@@ -24,6 +24,7 @@ SHOWN = (
     "endpoint list",
     "path list",
     "path show edge-3",
+    "uplink list",
     "key list",
     "key show mfwg00b",
     "policy list",
@@ -66,7 +67,8 @@ def test_every_golden_file_belongs_to_a_case() -> None:
 
 
 @pytest.mark.parametrize(
-    "shown", ["node list", "endpoint list", "path list", "key list", "policy list", "drop list"]
+    "shown",
+    ["node list", "endpoint list", "path list", "uplink list", "key list", "policy list", "drop list"],
 )
 def test_nothing_to_list(tmp_path: Path, shown: str) -> None:
     nothing: dict[str, list[object]] = {subject: [] for subject in ANSWERS}

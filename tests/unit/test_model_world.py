@@ -153,7 +153,7 @@ def test_nodes_that_come_and_go_do_not_use_up_the_numbers() -> None:
 def test_indexes_are_what_counting_finds(given: Settings, happened: list[Event]) -> None:
     world = world_of(given, happened)
     assert world.subjects == Counter(world.identity(one.labels) for one in world.workloads.values())
-    assert world.uplinks == own_uplinks(given, world.links)
+    assert world.uplinks == own_uplinks(given, world.links, world.draining)
     assert world.here == {address: name for name, one in world.workloads.items() for address in one.addresses}
     reached = reached_uplinks(world)
     assert set(world.far_ends.sizes()) == set(map(size_of, reached))

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshfabric.model.tables import Fault
-from meshfabric.probe.health import SILENT, chosen, grade
+from meshfabric.model.tables import Fault, Grade
+from meshfabric.probe.health import chosen, grade
 from tests.paths import Hearing, Limits, Path
 
 MS, NS_PER_S = 10**6, 10**9
@@ -121,7 +121,7 @@ def test_random_failures(count: int, spells: list[tuple[float, list[Weather]]], 
         for moment in simulation.run(seconds, weather[:count]):
             _, grades, taken = moment
             assert grades[taken] == min(grades)
-            assert (grades[taken] < SILENT) >= any(one < SILENT for one in grades)
+            assert (grades[taken] < Grade.SILENT) >= any(one < Grade.SILENT for one in grades)
             journal.note(*moment)
     assert journal.most_in_a_minute() <= LEFT_AT_MOST
     last = [taken for _, _, taken in simulation.run(RETURN_S, [CLEAR] * count)]

@@ -8,10 +8,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
 from meshfabric.model.addresses import parse_address
-from meshfabric.model.tables import Fault, PathState
+from meshfabric.model.tables import Fault, Grade, PathState
 from meshfabric.probe.health import (
-    SILENT,
-    SOUND,
     Health,
     carrying,
     chosen,
@@ -124,8 +122,8 @@ def test_two_probes_by_one_tunnel_are_never_taken_together() -> None:
 
 
 def test_the_first_path_with_the_least_faults_is_chosen() -> None:
-    assert chosen([SILENT, SOUND, SOUND]) == 1
-    assert chosen([SILENT, SILENT]) == 0
+    assert chosen([Grade.SILENT, Grade.SOUND, Grade.SOUND]) == 1
+    assert chosen([Grade.SILENT, Grade.SILENT]) == 0
     assert chosen([Fault.HELD, Fault.SLOW | Fault.LOSSY, Fault.LOSSY, Fault.LOSSY]) == 2
 
 
@@ -154,9 +152,9 @@ def test_a_loss_limit_counts_of_64_probes() -> None:
 
 
 def test_of_paths_that_share_all_that_are_sound_carry_traffic() -> None:
-    assert carrying([SOUND, Fault.SLOW, SOUND, SOUND], 3) == [0, 2]
-    assert carrying([Fault.HELD, SILENT, SOUND], 2) == [2]
-    assert carrying([SOUND, SOUND], 1) == [0]
+    assert carrying([Grade.SOUND, Fault.SLOW, Grade.SOUND, Grade.SOUND], 3) == [0, 2]
+    assert carrying([Fault.HELD, Grade.SILENT, Grade.SOUND], 2) == [2]
+    assert carrying([Grade.SOUND, Grade.SOUND], 1) == [0]
 
 
 def test_what_is_left_of_a_hold() -> None:
