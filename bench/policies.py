@@ -60,7 +60,7 @@ async def written(found: list[tuple[bytes, bytes]]) -> list[Row]:
     lane = Lane("bench")
     key, value = POLICY_KEY.size, POLICY_VALUE.size
     with Map.create(MapType.LPM_TRIE, key, value, MAP_ENTRIES, "bench_policy") as policy:
-        tables = MapTables({table.value: policy for table in MAPS}, lane)
+        tables = MapTables(dict.fromkeys((*(table.value for table in MAPS), "paths"), policy), lane)
         turned = [(name, bytes(reversed(kept))) for name, kept in found]
         stories = {
             "new": [Change(Table.POLICY, name, kept) for name, kept in found],

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 
 from meshfabric.kernel.bpf import Map, MapType
 from meshfabric.kernel.lane import Lane
@@ -36,8 +35,12 @@ class MapTables:
         await self._lane.run(self._write_table, changes[0].table, changes)
 
     def _write_table(self, table: Table, changes: Sequence[Change]) -> None:
-        with self._moves.around(changes) if table is Table.NODES else nullcontext():
+        if table is not Table.NODES:
             self._write(self._maps[table], changes)
+            return
+        for change in changes:  # one by one: what moves with it is out of place until then
+            with self._moves.around(change):
+                self._write(self._maps[table], [change])
 
     def _write(self, written: Map, changes: Sequence[Change]) -> None:
         zero = bytes(written.value_size)

@@ -7,7 +7,7 @@ stand right before `nodes` is, and looked at right after: a probe in between may
 begun anew. What the datapath counted in those microseconds may be lost, a probe at most.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from meshfabric.kernel.bpf import Map
@@ -22,9 +22,9 @@ class Moves:
         self._nodes, self._paths = nodes, paths
 
     @contextmanager
-    def around(self, changes: Iterable[Change]) -> Iterator[None]:
-        """The changes are written within."""
-        moved = [one for change in changes if change.value is not None for one in self._moved(change)]
+    def around(self, change: Change) -> Iterator[None]:
+        """The change is written within."""
+        moved = list(self._moved(change)) if change.value is not None else []
         for at, state in moved:
             self._write(at, state)
         yield

@@ -32,7 +32,7 @@ def test_each_takes_along_what_is_known_of_it(scene: Scene, after: tuple[int, ..
     for position, device in enumerate(DEVICES):
         rig.set_path(FAR, position, path_value(state(device)))
     change = write(rig, after)
-    with Moves(nodes, rig.maps["paths"]).around([change]):
+    with Moves(nodes, rig.maps["paths"]).around(change):
         nodes.update(KEY, change.value if isinstance(change.value, bytes) else bytes(nodes.value_size))
         if disturbed and after != DEVICES:  # a probe leaves just now, and finds another device than it knew
             rig.set_path(FAR, 0, path_value(PathState(sent=1, ifindex=after[0] if after else 0)))
