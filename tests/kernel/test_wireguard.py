@@ -177,7 +177,8 @@ def test_allowed_ips_are_not_written_again(
 
     monkeypatch.setattr(tool, "run", recorded)
     turned = replace(first, allowed_ips=first.allowed_ips[::-1], endpoint=None)
-    moved, grown = replace(second, endpoint="192.0.2.9:9", keepalive_s=0), replace(third, allowed_ips=())
+    moved = replace(second, endpoint="192.0.2.9:9", keepalive_s=0)
+    grown = replace(third, allowed_ips=("10.9.0.0/24",))
     wireguard.set_peers("mfwg00", [turned])
     assert [argv[1] for argv in ran] == ["show"], "it is as it should be"
     wireguard.set_peers("mfwg00", [turned, moved, grown])
@@ -187,7 +188,7 @@ def test_allowed_ips_are_not_written_again(
     peers = wireguard.observe_device("mfwg00").peers
     assert peers[keys[1]].allowed_ips == second.allowed_ips
     assert (peers[keys[1]].endpoint, peers[keys[1]].keepalive_s) == ("192.0.2.9:9", 0)
-    assert (peers[keys[2]].endpoint, peers[keys[2]].allowed_ips) == (third.endpoint, ())
+    assert (peers[keys[2]].endpoint, peers[keys[2]].allowed_ips) == (third.endpoint, ("10.9.0.0/24",))
 
 
 def test_peers_come_together_and_go_one_by_one(backend: Backend, tmp_path: Path) -> None:
