@@ -164,10 +164,32 @@ def set_peer(device: str, peer: Peer) -> None:
 
 
 def set_peers(device: str, peers: Iterable[Peer]) -> None:
-    """The same for many peers in one go; peers that are not named stay as they are."""
-    text = "".join(_section(peer) for peer in peers)
-    if text:
-        tool.run(["wg", "addconf", device, "/dev/stdin"], text)
+    """The same for many peers in one go; peers that are not named stay as they are.
+
+    AllowedIPs are written only where they are others: WireGuard takes out all that a peer has before it puts
+    in the new ones, and what comes by in between is lost.
+    """
+    wanted = list(peers)
+    there = observe_device(device).peers if wanted else {}
+    others = [peer for peer in wanted if not _has_allowed_ips(there.get(peer.public_key), peer)]
+    if others:
+        tool.run(["wg", "addconf", device, "/dev/stdin"], "".join(map(_section, others)))
+    changed = [peer for peer in wanted if peer not in others and not _is(there[peer.public_key], peer)]
+    if changed:
+        tool.run(["wg", "set", device, *(word for peer in changed for word in _words(peer))])
+
+
+def _has_allowed_ips(state: PeerState | None, peer: Peer) -> bool:
+    return state is not None and set(state.allowed_ips) == set(peer.allowed_ips)
+
+
+def _is(state: PeerState, peer: Peer) -> bool:
+    return peer.endpoint in (None, state.endpoint) and peer.keepalive_s == state.keepalive_s
+
+
+def _words(peer: Peer) -> list[str]:
+    endpoint = ["endpoint", peer.endpoint] if peer.endpoint is not None else []
+    return ["peer", peer.public_key, *endpoint, "persistent-keepalive", str(peer.keepalive_s or _OFF)]
 
 
 def remove_peer(device: str, public_key: str) -> None:

@@ -158,6 +158,39 @@ def test_an_endpoint_that_is_not_given_stays(backend: Backend, tmp_path: Path) -
     assert (peer.endpoint, peer.allowed_ips, peer.keepalive_s) == ("192.0.2.7:7", ("10.2.0.0/24",), 0)
 
 
+def test_allowed_ips_are_not_written_again(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WireGuard takes all of a peer's out before it puts them in again: packets were lost in between."""
+    keys = [wireguard.ensure_key(tmp_path / f"{n}.key") for n in range(3)]
+    wireguard.ensure_device(backend, "mfwg00", tmp_path / "mfwg00.key", PORT, MARK, MTU)
+    first, second, third = (
+        Peer(key, f"192.0.2.{n}:7", (f"10.1.{n}.0/24", f"fd00:{n}::/64"), 5) for n, key in enumerate(keys, 1)
+    )
+    wireguard.set_peers("mfwg00", [first, second, third])
+    ran: list[list[str]] = []
+    run = tool.run
+
+    def recorded(argv: list[str], text: str = "") -> str:
+        ran.append([*argv, text])
+        return run(argv, text)
+
+    monkeypatch.setattr(tool, "run", recorded)
+    turned = replace(first, allowed_ips=first.allowed_ips[::-1], endpoint=None)
+    moved = replace(second, endpoint="192.0.2.9:9", keepalive_s=0)
+    grown = replace(third, allowed_ips=("10.9.0.0/24",))
+    wireguard.set_peers("mfwg00", [turned])
+    assert [argv[1] for argv in ran] == ["show"], "it is as it should be"
+    wireguard.set_peers("mfwg00", [turned, moved, grown])
+    assert [argv[1] for argv in ran] == ["show", "show", "addconf", "set"]
+    assert [key in ran[2][-1] for key in keys] == [False, False, True]
+    assert [key in ran[3] for key in keys] == [False, True, False]
+    peers = wireguard.observe_device("mfwg00").peers
+    assert peers[keys[1]].allowed_ips == second.allowed_ips
+    assert (peers[keys[1]].endpoint, peers[keys[1]].keepalive_s) == ("192.0.2.9:9", 0)
+    assert (peers[keys[2]].endpoint, peers[keys[2]].allowed_ips) == (third.endpoint, ("10.9.0.0/24",))
+
+
 def test_peers_come_together_and_go_one_by_one(backend: Backend, tmp_path: Path) -> None:
     wireguard.ensure_device(backend, "mfwg00", tmp_path / "mfwg00.key", PORT, MARK, MTU)
     keys = [wireguard.ensure_key(tmp_path / f"{n}.key") for n in range(20)]

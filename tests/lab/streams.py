@@ -22,6 +22,7 @@ from meshfabric.lab import build
 from meshfabric.lab.state import Lab
 from meshfabric.lab.underlay import ip, shown_by
 from meshfabric.model.errors import MeshfabricError
+from tests.lab.losses import Counts, counted
 from tests.lab.places import SO_RCVBUFFORCE, family_of, namespace
 from tests.lab.whole import address, names
 from tests.patience import DEADLINE_S
@@ -234,6 +235,7 @@ class Streams:
     """Some flows under way, by index as they were given."""
 
     def __init__(self, lab: Lab, flows: tuple[Flow, ...]) -> None:
+        self._lab, self._before = lab, Counts()
         self._all: list[Datagrams | Bytes] = []
         self.began_s = 0.0  # Unix time
         self._stopped = threading.Event()
@@ -267,10 +269,13 @@ class Streams:
     def assert_nothing_lost(self) -> None:
         """Every datagram arrived, and every byte of the connections, in order."""
         wrong = [str(one) for one in self._all if not one.heard or not one.whole]
+        if wrong:
+            more = counted(self._lab) - self._before
+            wrong += [f"meanwhile {node}: {what} +{count}" for (node, what), count in sorted(more.items())]
         assert not wrong, "\n".join(wrong)
 
     def start(self) -> None:
-        self.began_s = time.time()
+        self._before, self.began_s = counted(self._lab), time.time()
         self._thread.start()
 
     def stop(self) -> None:
