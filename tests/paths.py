@@ -173,6 +173,8 @@ class Path(SimpleNamespace):
         lags = self.late if slow else self.late & newest == newest
         self.faults = bool(loses) * Fault.LOSSY | bool(lags) * Fault.SLOW | self.faults & Fault.HELD
         self.leniency = losses // 3 if loses else 0
+        if slow and not lags:
+            self.caution, self.rtt_peak_us = 0, rtt_us
         if lags and not slow:
             self.late = ALL_BAD
         if (loses and not lossy) or (lags and not slow):

@@ -110,11 +110,20 @@ static __always_inline __u32 judged_delay(const struct path *path)
 	return (path->late & newest) == newest ? SLOW : 0;
 }
 
+/* What was slow and is not any more is waited for no longer than others. */
+static __always_inline void forget_peak(struct path *path)
+{
+	path->caution = 0;
+	path->rtt_peak_us = path->rtt_us;
+}
+
 /* With each answer, once its number and its time are noted. */
 static __always_inline void judge_path(struct path *path, __u64 now_ns)
 {
 	__u32 found = judged_losses(path) | judged_delay(path), worse = found & ~path->faults;
 
+	if (path->faults & ~found & SLOW)
+		forget_peak(path);
 	path->faults = found | (path->faults & HELD);
 	path->leniency = found & LOSSY ? __builtin_popcountll(path->missing) / LOSSES_PER_LENIENCY : 0;
 	if (worse & SLOW)
