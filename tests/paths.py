@@ -14,14 +14,13 @@ from meshfabric.probe.health import (
     ANSWERS_TO_TRUST,
     NS_PER_S,
     PROBES_SEEN,
-    PROBES_TO_GIVE_UP,
     is_given_up,
     patience_ns,
 )
 
 PEAK_FADES_BY, CAUTION, JITTER_SHARE = 32, 1024, 16
 LONGEST_CHANGE_NS = NS_PER_S
-ANSWERS_TO_BE_SLOW = 16
+ANSWERS_TO_BE_SLOW, LOSSES_OF_A_CUT = 16, 1
 FIRST_HOLD_NS, FORGIVEN_NS = NS_PER_S, 60 * NS_PER_S
 WORD, HALF = 1 << 32, 1 << 31
 ALL_BAD = (1 << PROBES_SEEN) - 1
@@ -118,7 +117,7 @@ class Path(SimpleNamespace):
         if self.heard and probes <= 0:
             return self._overtaken(h, probes, answers)
         if self.heard:
-            counted = min(probes, PROBES_TO_GIVE_UP + 1) if given_up else probes
+            counted = min(probes, LOSSES_OF_A_CUT + 1) if given_up else probes
             self.missing = (self.missing << counted | (1 << counted) - 2) & ALL_BAD
             if 0 < answers <= probes:
                 self.lost_out = (self.lost_out + probes - answers) % WORD
@@ -174,6 +173,8 @@ class Path(SimpleNamespace):
         lags = self.late if slow else self.late & newest == newest
         self.faults = bool(loses) * Fault.LOSSY | bool(lags) * Fault.SLOW | self.faults & Fault.HELD
         self.leniency = losses // 3 if loses else 0
+        if slow and not lags:
+            self.caution, self.rtt_peak_us = 0, rtt_us
         if lags and not slow:
             self.late = ALL_BAD
         if (loses and not lossy) or (lags and not slow):

@@ -27,6 +27,7 @@
 enum quality_policy {
 	PROBES_SEEN = 64, /* bits of path.missing and path.late */
 	ANSWERS_TO_BE_SLOW = 16, /* in a row */
+	LOSSES_OF_A_CUT = 1,
 	LOSSES_TO_RETURN_SHIFT = 2, /* a quarter of the limit */
 	RTT_TO_RETURN_SHIFT = 2, /* the limit less its quarter */
 	LOSSES_PER_LENIENCY =
@@ -44,11 +45,11 @@ static __always_inline __u64 shifted(__u64 bits, __u32 by)
 }
 
 /* The answer to a probe that is `probes` later than the last one before it that was answered. However long the
- * path was given up, that counts no more than what it was given up for. */
+ * path was given up, that counts as one loss: it is held for it, and a path that is cut now and then is not lossy. */
 static __always_inline void note_missing(struct path *path, __u32 probes, bool given_up)
 {
-	if (given_up && probes > PROBES_TO_GIVE_UP)
-		probes = PROBES_TO_GIVE_UP + 1;
+	if (given_up && probes > LOSSES_OF_A_CUT)
+		probes = LOSSES_OF_A_CUT + 1;
 	__u64 missed = shifted(1, probes) - 1; /* this one and those between */
 
 	path->missing = shifted(path->missing, probes) | (missed & ~1ULL);
@@ -109,11 +110,20 @@ static __always_inline __u32 judged_delay(const struct path *path)
 	return (path->late & newest) == newest ? SLOW : 0;
 }
 
+/* What was slow and is not any more is waited for no longer than others. */
+static __always_inline void forget_peak(struct path *path)
+{
+	path->caution = 0;
+	path->rtt_peak_us = path->rtt_us;
+}
+
 /* With each answer, once its number and its time are noted. */
 static __always_inline void judge_path(struct path *path, __u64 now_ns)
 {
 	__u32 found = judged_losses(path) | judged_delay(path), worse = found & ~path->faults;
 
+	if (path->faults & ~found & SLOW)
+		forget_peak(path);
 	path->faults = found | (path->faults & HELD);
 	path->leniency = found & LOSSY ? __builtin_popcountll(path->missing) / LOSSES_PER_LENIENCY : 0;
 	if (worse & SLOW)

@@ -34,6 +34,7 @@ from tests.patience import DEADLINE_S as DEADLINE_S
 from tests.patience import PATIENCE
 from tests.patience import until as until
 
+HELD_S = 1.0
 DRIFT = f"drift_check_s: {PATIENCE:g}\n"
 FABRIC = default_text() + DRIFT
 MIXED = f"""\
@@ -62,8 +63,12 @@ def by_userspace(text: str) -> str:
 
 @contextlib.contextmanager
 def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
-    """A lab with its agents; at its end, nothing may have been seen in clear."""
+    """A lab with its agents; at its end, nothing may have been seen in clear.
+
+    A path that fell is held for no more than `HELD_S`: tests make the same ones fall again and again.
+    """
     name, topology = fresh_name(), read(text, "test.yaml")
+    topology = replace(topology, probe=replace(topology.probe, hold_s=min(topology.probe.hold_s, HELD_S)))
     try:
         with state.locked(name) as folder:
             lab = build.raise_nodes(topology, name, folder, lambda step: None)

@@ -139,6 +139,7 @@ def test_sixteen_long_round_trips_are_a_fault_until_64_are_clearly_shorter(
     assert both.model.faults == Fault.SLOW
     steadily(both, at, 1, rtt_ms=225)
     assert both.model.faults == 0
+    assert both.model.rtt_peak_us == 225_000, "a cut would be noticed as before"
 
 
 def test_each_fall_within_a_minute_holds_twice_as_long(scene: Scene, happens: Happens) -> None:
