@@ -28,7 +28,7 @@ from tests.packet.frames import V4, V6, address, tcp, udp
 from tests.packet.node import KINDS, SOCKET, Node, ip
 from tests.packet.oracle import NEXT, SHOT
 from tests.packet.outside import PLAIN_MARK, PLAIN_PORT
-from tests.packet.rig import MARK, Rig, Scene
+from tests.packet.rig import MARK, Rig, Run, Scene
 from tests.packet.world import FAR
 from tests.patience import DEADLINE_S, until
 
@@ -49,18 +49,24 @@ def header(vni: int, family: int) -> bytes:
     return GPE.pack(GIVEN, PROTOCOL[family], vni << 8)
 
 
-def outer(family: int, vni: int, port: int = PLAIN_PORT, tag: bool = False) -> bytes:
-    """A frame for a device of ours."""
-    link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+def outer(family: int, vni: int, to: str, tag: bool = False) -> bytes:
+    """A frame to a link address."""
+    link = Ether(src="02:00:00:00:00:01", dst=to)
     network = (IP if family == V4 else IPv6)(src=THERE[family], dst=NEAR[family])
-    body = UDP(sport=9, dport=port) / Raw(header(vni, V4) + bytes(40))
+    body = UDP(sport=9, dport=PLAIN_PORT) / Raw(header(vni, V4) + bytes(40))
     return bytes((link / Dot1Q(vlan=5) if tag else link) / network / body)
+
+
+def came(scene: Scene, device: str, family: int, vni: int, tag: bool = False, cut: int = 0) -> Run:
+    """What becomes of a frame that comes by a device, to that one's address; `cut` bytes are missing."""
+    data = outer(family, vni, scene.rig.arena.run(links.mac_of, device), tag)
+    return scene.rig.run("from_uplink", data[: len(data) - cut], device, mark=ANOTHER_MARK)
 
 
 @FAMILIES
 @pytest.mark.parametrize("remote", [0, 7])
 def test_what_comes_by_the_right_uplink_is_marked(scene: Scene, family: int, remote: int) -> None:
-    run = scene.rig.run("from_uplink", outer(family, plain_vni(0, remote)), "up0")
+    run = came(scene, "up0", family, plain_vni(0, remote))
     assert (run.action, run.mark, run.counted) == (NEXT, PLAIN_MARK, {})
 
 
@@ -75,18 +81,21 @@ ELSEWHERE = {
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_what_comes_elsewhere_is_dropped(scene: Scene, name: str, family: int) -> None:
     device, vni, reason = ELSEWHERE[name]
-    run = scene.rig.run("from_uplink", outer(family, vni), device)
+    run = came(scene, device, family, vni)
     assert (run.action, run.reason) == (SHOT, reason)
 
 
 def test_what_is_cut_short_is_dropped(scene: Scene) -> None:
-    run = scene.rig.run("from_uplink", outer(V4, plain_vni(0, 0))[: -40 - 4], "up0")
+    run = came(scene, "up0", V4, plain_vni(0, 0), cut=40 + 4)
     assert (run.action, run.reason) == (SHOT, Reason.MALFORMED)
 
 
-def test_what_is_for_a_vlan_is_not_marked(scene: Scene) -> None:
-    run = scene.rig.run("from_uplink", outer(V4, plain_vni(0, 0), tag=True), "up0", mark=ANOTHER_MARK)
-    assert (run.action, run.mark) == (NEXT, ANOTHER_MARK)
+def test_what_is_for_a_vlan_or_another_machine_is_not_marked(scene: Scene) -> None:
+    tagged = came(scene, "up0", V4, plain_vni(0, 0), tag=True)
+    overheard = scene.rig.run(
+        "from_uplink", outer(V4, plain_vni(0, 0), "02:00:00:00:00:02"), "up0", mark=ANOTHER_MARK
+    )
+    assert (tagged.action, tagged.mark) == (overheard.action, overheard.mark) == (NEXT, ANOTHER_MARK)
 
 
 def sent(family: int, port: int) -> dict[str, bytes]:
