@@ -19,7 +19,9 @@ int from_overlay(struct __sk_buff *skb)
 SEC("tc")
 int to_overlay(struct __sk_buff *skb)
 {
-	return enters_tunnel(skb) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	__u32 place;
+
+	return enters_tunnel(skb, &place);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

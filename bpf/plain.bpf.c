@@ -71,10 +71,11 @@ int from_plain(struct __sk_buff *skb)
 SEC("tc")
 int to_plain(struct __sk_buff *skb)
 {
-	__u32 place = enters_tunnel(skb);
+	__u32 place = NO_PLACE;
+	int verdict = enters_tunnel(skb, &place);
 
-	if (!place)
-		return TC_ACT_SHOT;
+	if (verdict != TC_ACT_UNSPEC)
+		return verdict;
 	struct plain_end *end = end_at(skb, place);
 	if (!end || !is_trusted(end->mark - plain_mark) || address_it(skb, end))
 		return drop(skb, NO_PATH);

@@ -58,22 +58,19 @@ static __always_inline int leaves_tunnel(struct __sk_buff *skb)
 	return to_local(skb, &p, 0, place, RECEIVING);
 }
 
-/* The place of the node that the packet is for, or 0 when it was dropped. */
-static __always_inline __u32 enters_tunnel(struct __sk_buff *skb)
+/* May the packet enter? `place` becomes that of the node that it is for. */
+static __always_inline int enters_tunnel(struct __sk_buff *skb, __u32 *place)
 {
 	struct packet p;
 
 	if (take_mark(skb)) { /* and is it, to the byte, the packet that was judged? */
-		if (skb->cb[JUDGED_LENGTH] == skb->len)
-			return skb->cb[FOR_PLACE];
-		drop(skb, MALFORMED);
-		return NO_PLACE;
+		*place = skb->cb[FOR_PLACE];
+		return skb->cb[JUDGED_LENGTH] == skb->len ? TC_ACT_UNSPEC : drop(skb, MALFORMED);
 	}
-	bool is_ours = !parse_datagram(skb, &p) && is_probe(&p) && is_question(&p);
-	__u32 node = is_ours ? probed_node(&p, source_end(&p)) : NO_PLACE;
-	if (!node)
-		drop(skb, NOT_FROM_FABRIC);
-	return node && probe_leaves(skb, &p, node) == TC_ACT_UNSPEC ? node : NO_PLACE;
+	if (parse_datagram(skb, &p) || !is_probe(&p) || !is_question(&p))
+		return drop(skb, NOT_FROM_FABRIC);
+	*place = probed_node(&p, source_end(&p));
+	return *place ? probe_leaves(skb, &p, *place) : drop(skb, NOT_FROM_FABRIC);
 }
 
 #endif
