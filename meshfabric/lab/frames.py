@@ -117,7 +117,7 @@ def _block(matches: Sequence[Match]) -> list[Instruction]:
 
 def _code(match: Match) -> list[Instruction]:
     code = [Instruction(match.load, 0, 0, match.at)]
-    if match.load == LOAD_WORD_AT_X:
+    if match.load in (LOAD_WORD_AT_X, LOAD_HALF_AT_X):
         code.insert(0, Instruction(LOAD_X_IPV4_LENGTH, 0, 0, IP_AT))
     if match.mask != _ONES:
         code.append(Instruction(AND, 0, 0, match.mask))
