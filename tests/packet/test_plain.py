@@ -195,8 +195,6 @@ class Wire:
                 )
         ip(self.there, "link set eth0 up")
         self.ifindex = {name: self._index(name) for name in ("up0", "mfpl00")}
-        number = tables.number
-        self.node.datapath.maps["uplinks"].update(number(0), tables.uplink_value(self.ifindex["up0"]))
         node.place.run(self._attach)
         ip(node.place, "link set up0 up")
         ip(node.place, "link set mfpl00 up")
@@ -207,6 +205,7 @@ class Wire:
         maps, key = self.node.datapath.maps, tables.plain_key(self.ifindex["mfpl00"], FAR)
         remote, local = parse_address(THERE[outer]), parse_address(NEAR[outer])
         maps["plain_ends"].update(key, tables.plain_value(remote, local, plain_vni(0, 0), PLAIN_MARK))
+        maps["uplinks"].update(tables.number(0), tables.uplink_value(self.ifindex["up0"]))
         maps["nodes"].update(tables.number(0), tables.node_value([(self.ifindex["mfpl00"], 0)]))
 
     def socket(self, where: Namespace, family: int, source: str, port: int = 0) -> socket.socket:
