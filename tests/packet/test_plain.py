@@ -308,33 +308,3 @@ def test_a_nodes_place_is_bound_to_its_own_uplink(wire: Wire, outer: int) -> Non
     with wire.socket(wire.there, outer, THERE[outer]) as there:
         there.sendto(header(plain_vni(0, 0), V4) + inner, (NEAR[outer], PLAIN_PORT))
         until(lambda: wire.node.count(Reason.STRANGER) == before + 1)
-
-
-@UNDERLAYS
-@pytest.mark.parametrize("size", [100, 3000])
-def test_a_process_on_the_node_is_not_the_fabric(wire: Wire, outer: int, size: int) -> None:
-    before = wire.node.count(Reason.NOT_FROM_FABRIC)
-    there = wire.socket(wire.there, outer, THERE[outer], PLAIN_PORT)
-
-    def send() -> None:
-        with socket.socket(SOCKET[outer], socket.SOCK_DGRAM) as process:
-            process.bind((NEAR[outer], 0))
-            process.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"up0")
-            for port in (PLAIN_PORT, PLAIN_PORT + 1):
-                try:
-                    process.sendto(bytes(size), (THERE[outer], port))
-                except OSError:  # how the kernel may tell of a drop at egress
-                    continue
-
-    route = f"{THERE[outer]} dev up0"
-    ip(wire.node.place, f"-{outer} route add {route}")
-    try:
-        with there, wire.socket(wire.there, outer, THERE[outer], PLAIN_PORT + 1) as open_port:
-            wire.node.place.run(send)
-            assert len(open_port.recv(4000)) == size
-            there.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                there.recv(4000)
-    finally:
-        ip(wire.node.place, f"-{outer} route delete {route}")
-    assert wire.node.count(Reason.NOT_FROM_FABRIC) == before + 1
