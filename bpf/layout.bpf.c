@@ -12,6 +12,8 @@ struct layout {
 	struct address_value address_value;
 	struct workload workload;
 	struct node node;
+	struct plain_key plain_key;
+	struct plain_end plain_end;
 	struct path path;
 	struct probe_ends probe_ends;
 	struct loop loop;
@@ -33,6 +35,7 @@ struct layout {
 	struct quote quote;
 	struct counter counter;
 	enum sizes sizes;
+	enum order_bits order_bits;
 	enum probe_port probe_port;
 	enum delivery delivery;
 	enum direction direction;

@@ -82,6 +82,7 @@ class Answers:
             "policies": len(self._world.policies),
             "wireguard": self._tunnels.backend,
             "attach": ways(self._world.settings.pods),
+            "encryption": rows.encryption(self._world),
             "mtu": workload_mtu(self._world),
             "keys": self._rotation.told(),
             "refused": [{"key": key, "why": why} for key, why in sorted(self._registry.refused.items())],

@@ -54,7 +54,7 @@ class Readings:
         states = [self._state(node, way.position) for way in there]
         healths = [self._health(state, way.device) for state, way in zip(states, there, strict=True)]
         seen = []
-        for at, (_, name, generation, pair, _) in enumerate(there):
+        for at, (_, name, generation, pair) in enumerate(there):
             device = tunnels.get(name)
             peer = device.peers.get(keys.get((name, node), "")) if device else None
             age = int(time.time() - peer.last_handshake_s) if peer and peer.last_handshake_s else None
@@ -79,6 +79,7 @@ class Readings:
                 seen.state.lost_back,
                 seen.state.jitter_out_ns,
                 seen.state.jitter_back_ns,
+                seen.generation is not None,
             )
             for seen in self.paths({})
         ]

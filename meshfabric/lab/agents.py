@@ -81,7 +81,13 @@ def agent_yaml(lab: Lab, node: str) -> str:
         labels=described.labels,
         etcd=EtcdSettings(endpoints=tuple(endpoints_for(lab, node))),
         uplinks=tuple(
-            UplinkSettings(name=uplink.name, device=uplink.name, segment=uplink.segment, cost=uplink.cost)
+            UplinkSettings(
+                name=uplink.name,
+                device=uplink.name,
+                segment=uplink.segment,
+                cost=uplink.cost,
+                encryption=uplink.encryption or lab.topology.segment(uplink.segment).encryption,
+            )
             for uplink in described.uplinks
         ),
         state_dir=lab.node_folder(node) / "state",

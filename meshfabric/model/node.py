@@ -31,7 +31,8 @@ class Uplink(msgspec.Struct, frozen=True):
 
     `slot` 0..7 numbers it in device names and ports; `addresses` are the
     underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
-    preferred.
+    preferred. `plain_port`: packets without encryption are taken there, by UDP;
+    0: none are.
     """
 
     slot: int
@@ -40,6 +41,7 @@ class Uplink(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     mtu: int
     cost: int = 0
+    plain_port: int = 0
 
 
 class Tunnel(msgspec.Struct, frozen=True):

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from meshfabric.model.node import NodeKind
+from meshfabric.model.keyring import GENERATIONS
+from meshfabric.model.node import MAX_SLOTS, NodeKind
+
+TUNNELS = GENERATIONS * MAX_SLOTS * MAX_SLOTS
+"""WireGuard's ports in a row, and marks, from their bases on."""
 
 
 class Queue(StrEnum):
@@ -13,6 +17,13 @@ class Queue(StrEnum):
 
     AUTO = "auto"  # fq in place of what the kernel took by itself; what an operator chose stays
     KEEP = "keep"  # none of our business
+
+
+class Encryption(StrEnum):
+    """Whether what goes by an uplink to other nodes is encrypted."""
+
+    ON = "on"
+    OFF = "off"  # not to nodes that say the same of theirs in that segment
 
 
 class WireGuardKind(StrEnum):
@@ -47,6 +58,7 @@ class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cost: int = 0
     gateways: tuple[str, ...] = ()
     qdisc: Queue = Queue.AUTO
+    encryption: Encryption = Encryption.ON
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +85,16 @@ class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flows: int = 131072
     world_port_base: int = 61000
     world_ports: int = 4536
+
+    @property
+    def plain_port(self) -> int:
+        """The UDP port of all tunnels without encryption: the one after WireGuard's."""
+        return self.port_base + TUNNELS
+
+    @property
+    def plain_mark(self) -> int:
+        """The mark of their packets by uplink 0; that of the next follows."""
+        return self.mark_base + TUNNELS
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,3 +136,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pods: PodPair = PodPair.AUTO
     world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0
+
+    @property
+    def trusted_slots(self) -> tuple[int, ...]:
+        """The uplinks on which encryption is off."""
+        return tuple(slot for slot, uplink in enumerate(self.uplinks) if uplink.encryption is Encryption.OFF)
+
+    @property
+    def trusts(self) -> bool:
+        """Whether encryption is off on any uplink."""
+        return bool(self.trusted_slots)

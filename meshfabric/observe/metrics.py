@@ -31,6 +31,7 @@ class PathReading(NamedTuple):
     lost_back: int = 0
     jitter_out_ns: int = 0
     jitter_back_ns: int = 0
+    encrypted: bool = True
 
 
 class Reading(NamedTuple):
@@ -89,10 +90,20 @@ def _paths(reading: Reading) -> Iterator[Metric]:
     sent = CounterMetricFamily("meshfabric_path_probes_sent", "Probes sent.", labels=labels)
     heard = CounterMetricFamily("meshfabric_path_probes_heard", "Probes answered.", labels=labels)
     flaps = CounterMetricFamily("meshfabric_path_flaps", "Times the path was given up.", labels=labels)
-    families: tuple[GaugeMetricFamily | CounterMetricFamily, ...] = (up, active, rtt, sent, heard, flaps)
+    encrypted = GaugeMetricFamily("meshfabric_path_encrypted", "0 if packets go in clear.", labels=labels)
+    families: tuple[GaugeMetricFamily | CounterMetricFamily, ...] = (
+        up,
+        active,
+        rtt,
+        sent,
+        heard,
+        flaps,
+        encrypted,
+    )
     for path in reading.paths:
         where = [path.node, path.device]
-        values = (path.up, path.active, path.rtt_us / US_PER_S, path.sent, path.heard, path.flaps)
+        rtt_s = path.rtt_us / US_PER_S
+        values = (path.up, path.active, rtt_s, path.sent, path.heard, path.flaps, path.encrypted)
         for family, value in zip(families, values, strict=True):
             family.add_metric(where, value)
     yield from families

@@ -268,6 +268,7 @@ def _check_uplink(uplink: Uplink, place: str) -> None:
     _check_range(uplink.slot, 0, MAX_SLOTS - 1, "slot", place)
     _check_range(uplink.mtu, LEAST_UPLINK_MTU, GREATEST_UPLINK_MTU, "mtu", place)
     _check_range(uplink.cost, 0, MAX_COST, "cost", place)
+    _check_range(uplink.plain_port, 0, MAX_PORT, "plain_port", place)
     families = [is_ipv4(parse_address(text, place)) for text in uplink.addresses]
     _check_unlike(place, "address families", families)
     for text in uplink.addresses:
