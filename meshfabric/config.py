@@ -198,7 +198,7 @@ def _check_datapath(found: Located[Settings]) -> None:
     datapath = found.value.datapath
     check_device_prefix(datapath.prefix, "datapath.prefix", found.at("datapath", "prefix"))
     _check_range(
-        found, datapath.port_base, 1, MAX_PORT - len(_tunnel_ports(found)) + 1, "datapath", "port_base"
+        found, datapath.port_base, 1, MAX_PORT - len(found.value.tunnel_ports) + 1, "datapath", "port_base"
     )
     _check_world_ports(found)
     marks = TUNNELS + (MAX_SLOTS if found.value.trusts else 0)
@@ -222,17 +222,11 @@ def _check_world_ports(found: Located[Settings]) -> None:
     most = MAX_PORT - datapath.world_port_base + 1
     _check_range(found, datapath.world_ports, 1, most, "datapath", "world_ports")
     world = range(datapath.world_port_base, datapath.world_port_base + datapath.world_ports)
-    tunnels = _tunnel_ports(found)
+    tunnels = found.value.tunnel_ports
     if world.start < tunnels.stop and tunnels.start < world.stop:
         what = f"datapath.world_port_base: ports {world.start} to {world.stop - 1} take in those of tunnels"
         remedy = f"keep away from {tunnels.start} to {tunnels.stop - 1}"
         raise found.error(what, "datapath", "world_port_base", remedy=remedy)
-
-
-def _tunnel_ports(found: Located[Settings]) -> range:
-    """WireGuard's, and the one after them where a segment goes without encryption."""
-    first = found.value.datapath.port_base
-    return range(first, first + TUNNELS + found.value.trusts)
 
 
 def _check_metrics(found: Located[Settings]) -> None:

@@ -146,3 +146,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def trusts(self) -> bool:
         """Whether encryption is off on any uplink."""
         return bool(self.trusted_slots)
+
+    @property
+    def tunnel_ports(self) -> range:
+        """WireGuard's, and the one after them where a segment goes without encryption."""
+        first = self.datapath.port_base
+        return range(first, first + TUNNELS + self.trusts)
