@@ -12,6 +12,8 @@ struct layout {
 	struct address_value address_value;
 	struct workload workload;
 	struct node node;
+	struct plain_key plain_key;
+	struct plain_end plain_end;
 	struct path path;
 	struct turn turn;
 	struct probe_ends probe_ends;
@@ -34,6 +36,7 @@ struct layout {
 	struct quote quote;
 	struct counter counter;
 	enum sizes sizes;
+	enum order_bits order_bits;
 	enum probe_port probe_port;
 	enum fault fault;
 	enum delivery delivery;

@@ -2,14 +2,20 @@
 /*
  * To and from the wire. Nothing is forwarded in clear within the fabric; two things
  * must not pass: fabric addresses, in either direction and whoever sent them, and
- * WireGuard packets on an uplink that is not theirs. What workloads speak with the
+ * tunnels' packets on an uplink that is not theirs. What workloads speak with the
  * world passes: under the node's address (answers are taken in here), or under an
  * exposed one. All else is none of our business and goes on to others' programs.
  * Every encrypted packet comes by, so only the addresses and one port are looked at.
+ *
+ * Where a segment is trusted and packets go in clear, nodes are told by addresses.
+ * So the port of those packets is the fabric's alone: from an uplink to plain.bpf.c
+ * they have our mark, and nobody else's packets leave for it, under this node's
+ * address, whatever process or container sent them.
  */
 #include "answer.h"
 
 enum slots { PORTS_OF_A_SLOT = 8, WG_PORTS = GENERATIONS * MAX_SLOTS * PORTS_OF_A_SLOT };
+enum vxlan { BITS_AFTER_VNI = 8 };
 
 /* What an uplink looks at; `l3` 0: no IP. */
 struct outer {
@@ -134,6 +140,52 @@ static __always_inline bool is_wrong_uplink(struct __sk_buff *skb, __u32 offset)
 	return !uplink || uplink->ifindex != skb->ifindex;
 }
 
+static __always_inline bool is_plain_port(__u32 port)
+{
+	return plain_port && port == plain_port;
+}
+
+/* In clear, for a device of the fabric's: the VNI, after flags (RFC 7348, 5), ends like the ports of the
+ * other tunnels. */
+static __always_inline int take_plain(struct __sk_buff *skb, const struct outer *o)
+{
+	__u32 at = o->transport + sizeof(struct udphdr) + sizeof(__be32);
+	__be32 word;
+
+	if (bpf_skb_load_bytes(skb, at, &word, sizeof(word)))
+		return drop(skb, MALFORMED);
+	__u32 vni = bpf_ntohl(word) >> BITS_AFTER_VNI, slot = vni / PORTS_OF_A_SLOT % MAX_SLOTS;
+	if (!is_trusted(slot))
+		return drop(skb, STRANGER);
+	if (is_wrong_uplink(skb, vni))
+		return drop(skb, WRONG_UPLINK);
+	skb->mark = plain_mark + slot;
+	return TC_ACT_UNSPEC;
+}
+
+/* Where UDP starts, also in a first fragment of IPv6 (RFC 8200, 4.5), else 0. */
+static __always_inline __u32 datagram_at(struct __sk_buff *skb, const struct outer *o)
+{
+	struct extension fragment;
+
+	if (o->protocol == IPPROTO_UDP)
+		return o->transport;
+	if (o->version == 4 || o->protocol != IPPROTO_FRAGMENT ||
+	    bpf_skb_load_bytes(skb, o->transport, &fragment, sizeof(fragment)))
+		return 0;
+	bool is_first = !(bpf_ntohs(fragment.fragment_offset) >> OFFSET_SHIFT_6);
+	return is_first && fragment.next == IPPROTO_UDP ? o->transport + sizeof(fragment) : 0;
+}
+
+/* Towards a trusted segment's port, and not by plain.bpf.c? Only who may do anything here can set a mark. */
+static __always_inline bool is_forged(struct __sk_buff *skb, const struct outer *o)
+{
+	if (!plain_port || skb->mark - plain_mark < MAX_SLOTS)
+		return false;
+	__u32 at = datagram_at(skb, o);
+	return at && is_plain_port(destination_port(skb, at));
+}
+
 /* Could it be for a guise, as far as can be told without its ports? */
 static __always_inline bool may_answer(const struct outer *o)
 {
@@ -160,7 +212,7 @@ static __always_inline bool leaves_exposed(struct __sk_buff *skb, const struct o
 }
 
 /* May it have come the way that it came? */
-static __always_inline bool is_sender(const struct __sk_buff *skb, const struct trip *trip)
+static __always_inline bool is_sender(struct __sk_buff *skb, const struct trip *trip)
 {
 	return trip->from == WORLD && trip->to < FIRST_NODE;
 }
@@ -184,8 +236,10 @@ int to_uplink(struct __sk_buff *skb)
 {
 	struct outer o;
 
-	if (!read_outer(skb, &o) || !is_clear(&o))
+	if (!read_outer(skb, &o))
 		return TC_ACT_UNSPEC;
+	if (!is_clear(&o))
+		return is_forged(skb, &o) ? drop(skb, NOT_FROM_FABRIC) : TC_ACT_UNSPEC;
 	return leaves_exposed(skb, &o) ? TC_ACT_UNSPEC : drop(skb, CLEAR_EGRESS);
 }
 
@@ -203,6 +257,8 @@ int from_uplink(struct __sk_buff *skb)
 		if (port - wg_port_base < WG_PORTS && o.protocol == IPPROTO_UDP)
 			return is_wrong_uplink(skb, port - wg_port_base) ? drop(skb, WRONG_UPLINK)
 									 : TC_ACT_UNSPEC;
+		if (is_plain_port(port) && o.protocol == IPPROTO_UDP)
+			return is_for_us(skb, &o) ? take_plain(skb, &o) : TC_ACT_UNSPEC;
 		if (port - world_port_base >= world_ports)
 			return TC_ACT_UNSPEC;
 	} else if (!world_ports || !may_answer(&o)) {

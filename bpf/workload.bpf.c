@@ -42,7 +42,7 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* Does the place belong to the device that the packet came from? */
-static __always_inline bool is_sender(const struct __sk_buff *skb, const struct trip *trip)
+static __always_inline bool is_sender(struct __sk_buff *skb, const struct trip *trip)
 {
 	struct workload *sender = bpf_map_lookup_elem(&workloads, &trip->from);
 

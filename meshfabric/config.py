@@ -14,17 +14,20 @@ from typing import Any, NamedTuple
 
 from meshfabric.model.addresses import Address, Network, format_address, is_ipv4, parse_address
 from meshfabric.model.errors import InputError
-from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.labels import RESERVED_PREFIX, check_labels
-from meshfabric.model.names import IFNAMSIZ, check_device_prefix, check_name, is_tunnel_device
+from meshfabric.model.names import (
+    IFNAMSIZ,
+    check_device_prefix,
+    check_name,
+    is_plain_device,
+    is_tunnel_device,
+)
 from meshfabric.model.node import MAX_SLOTS
 from meshfabric.model.policytext import PolicyText, read_policy, stamped
 from meshfabric.model.ports import MAX_PORT
-from meshfabric.model.settings import Settings
+from meshfabric.model.settings import TUNNELS, Settings
 from meshfabric.model.yamltext import Located, locate, locate_documents
 
-TUNNELS = GENERATIONS * MAX_SLOTS * MAX_SLOTS
-"""Ports and marks in a row from their bases."""
 LAST_MARK = (1 << 32) - 1
 LAST_TABLE = (1 << 31) - 1
 KERNEL_TABLES = range(253, 256)
@@ -175,9 +178,8 @@ def _check_device(found: Located[Settings], device: str, i: int) -> None:
         remedy = f"at most {IFNAMSIZ} characters, no space, / or :"
         raise found.error(f"no device can be called {device!r}", "uplinks", i, "device", remedy=remedy)
     prefix = found.value.datapath.prefix
-    if is_tunnel_device(prefix, device) or re.fullmatch(
-        rf"{re.escape(prefix)}(host[01]|tick[01]|p[0-9]+)", device
-    ):
+    ours = rf"{re.escape(prefix)}(host[01]|tick[01]|p[0-9]+)"
+    if is_tunnel_device(prefix, device) or is_plain_device(prefix, device) or re.fullmatch(ours, device):
         remedy = "name a device of the underlay, or set another datapath.prefix"
         raise found.error(
             f"{device} is a name of the fabric's own devices", "uplinks", i, "device", remedy=remedy
@@ -199,9 +201,12 @@ def _check_gateways(found: Located[Settings], gateways: tuple[str, ...], i: int)
 def _check_datapath(found: Located[Settings]) -> None:
     datapath = found.value.datapath
     check_device_prefix(datapath.prefix, "datapath.prefix", found.at("datapath", "prefix"))
-    _check_range(found, datapath.port_base, 1, MAX_PORT - TUNNELS + 1, "datapath", "port_base")
+    _check_range(
+        found, datapath.port_base, 1, MAX_PORT - len(found.value.tunnel_ports) + 1, "datapath", "port_base"
+    )
     _check_world_ports(found)
-    _check_range(found, datapath.mark_base, 1, LAST_MARK - TUNNELS + 1, "datapath", "mark_base")
+    marks = TUNNELS + (MAX_SLOTS if found.value.trusts else 0)
+    _check_range(found, datapath.mark_base, 1, LAST_MARK - marks + 1, "datapath", "mark_base")
     _check_range(found, datapath.table_base, 1, LAST_TABLE - MAX_SLOTS + 1, "datapath", "table_base")
     if set(KERNEL_TABLES) & set(range(datapath.table_base, datapath.table_base + MAX_SLOTS)):
         what = f"datapath.table_base {datapath.table_base} takes in the kernel's own routing tables"
@@ -224,7 +229,7 @@ def _check_world_ports(found: Located[Settings]) -> None:
     most = MAX_PORT - datapath.world_port_base + 1
     _check_range(found, datapath.world_ports, 1, most, "datapath", "world_ports")
     world = range(datapath.world_port_base, datapath.world_port_base + datapath.world_ports)
-    tunnels = range(datapath.port_base, datapath.port_base + TUNNELS)
+    tunnels = found.value.tunnel_ports
     if world.start < tunnels.stop and tunnels.start < world.stop:
         what = f"datapath.world_port_base: ports {world.start} to {world.stop - 1} take in those of tunnels"
         remedy = f"keep away from {tunnels.start} to {tunnels.stop - 1}"

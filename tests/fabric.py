@@ -24,7 +24,7 @@ from meshfabric.model.node import (
     Workload,
 )
 from meshfabric.model.plan import Table
-from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings
+from meshfabric.model.settings import Encryption, EtcdSettings, Settings, UplinkSettings
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.store.rights import endpoint_labels
 
@@ -42,6 +42,7 @@ class Attachment:
     mtu: int = 1500
     cost: int = 0
     capacity: int = 0
+    encryption: Encryption = Encryption.ON
 
 
 class Node:
@@ -84,6 +85,8 @@ class Node:
 
     def carry_out(self) -> None:
         """Devices and keys for the tunnels of the plan."""
+        for device in self.plan.table(Table.PLAIN_DEVICES):
+            self.see(str(device))
         for device in self.plan.table(Table.TUNNELS):
             self.see(str(device))
             self.tell(Event(Kind.KEY, device, f"key-{self.name}-{device}="))
@@ -103,7 +106,14 @@ class Node:
 
 def _settings(name: str, uplinks: Sequence[Attachment]) -> Settings:
     configured = tuple(
-        UplinkSettings(f"up{slot}", f"eth{slot}", uplink.segment, uplink.cost, capacity=uplink.capacity)
+        UplinkSettings(
+            f"up{slot}",
+            f"eth{slot}",
+            uplink.segment,
+            uplink.cost,
+            capacity=uplink.capacity,
+            encryption=uplink.encryption,
+        )
         for slot, uplink in enumerate(uplinks)
     )
     return Settings("lab", name, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), configured)

@@ -38,7 +38,7 @@ from meshfabric.model.policytext import (
     read_policy,
 )
 from meshfabric.model.ports import Ports, parse_ports
-from meshfabric.model.settings import EtcdSettings, Settings, UplinkSettings, WorldMode
+from meshfabric.model.settings import Encryption, EtcdSettings, Queue, Settings, UplinkSettings, WorldMode
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
 
@@ -48,6 +48,8 @@ SEGMENTS = ("red", "blue")
 SLOTS = (0, 1, 2)
 MTUS = (1280, 1400, 1500, 9000)
 PORT_BASE = 51820
+PLAIN_PORTS = (0, PORT_BASE + 128, 4789)
+"""None, the one of everybody with the same `port_base`, and another's."""
 
 LABEL_SETS: tuple[Labels, ...] = tuple(
     map(
@@ -170,10 +172,12 @@ DEVICES = (
     "tap0",
     "mftick0",
     "mftick1",
+    "mfpl00",
+    "mfpl11",
     "mfwg00b",
     "mfwg11b",
 )
-TUNNELS = (*DEVICES[4:8], *DEVICES[-2:])
+TUNNELS = (*DEVICES[4:8], *DEVICES[-4:])
 PATHS = tuple(product(TUNNELS, NODES[1:]))
 CARRIED = (1320, 1376, 1408, 8000)
 UPLINK_ADDRESSES = ("192.0.2.7/24", "192.0.2.8/24", "2001:db8::7/64", "2001:db8::8/64", "198.51.100.7/31")
@@ -192,7 +196,7 @@ def all_settings() -> st.SearchStrategy[Settings]:
     """None, one or two uplinks in two segments, with or without gateways; with or without a world."""
     gateways = st.sampled_from([(), ("192.0.2.254",), ("192.0.2.254", "2001:db8::fe")])
     segment, cost = st.sampled_from(SEGMENTS), st.integers(0, 2)
-    one = st.tuples(segment, cost, gateways)
+    one = st.tuples(segment, cost, gateways, st.just(Queue.AUTO), st.sampled_from(Encryption))
 
     def uplinks(given: list[Any]) -> tuple[UplinkSettings, ...]:
         return tuple(UplinkSettings(f"up{slot}", f"eth{slot}", *rest) for slot, rest in enumerate(given))
@@ -230,6 +234,7 @@ def records(name: str) -> st.SearchStrategy[NodeRecord]:
             addresses | both,
             st.sampled_from(MTUS),
             st.integers(0, 2),
+            st.sampled_from(PLAIN_PORTS),
         ),
         max_size=3,
         unique_by=lambda one: one[0],
@@ -266,8 +271,10 @@ keyrings = st.builds(
 """Any two epochs, also in states that no rotation comes to."""
 
 
-def _uplink(slot: int, segment: str, addresses: tuple[str, ...], mtu: int, cost: int) -> Uplink:
-    return Uplink(slot, f"up{slot}", segment, addresses, mtu, cost)
+def _uplink(
+    slot: int, segment: str, addresses: tuple[str, ...], mtu: int, cost: int, plain_port: int = 0
+) -> Uplink:
+    return Uplink(slot, f"up{slot}", segment, addresses, mtu, cost, plain_port=plain_port)
 
 
 def allocation(name: str) -> Allocation:

@@ -65,6 +65,15 @@ struct {
 	__uint(max_entries, MAX_NODES);
 } nodes SEC(".maps");
 
+/* Where tunnels without encryption lead. Agent writes; read for every packet in and out of one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct plain_key);
+	__type(value, struct plain_end);
+	__uint(max_entries, (MAX_NODES * MAX_PATHS));
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} plain_ends SEC(".maps");
+
 /* How each tunnel fares. Datapath writes, agent reads, and moves what is known of a tunnel along with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

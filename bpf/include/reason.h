@@ -31,13 +31,15 @@ enum reason {
 	FLOWS_FULL = 20,
 	CLEAR_EGRESS = 21, /* fabric address in clear, leaving by an uplink */
 	CLEAR_INGRESS = 22, /* fabric address in clear, arriving on an uplink */
-	WRONG_UPLINK = 23, /* WireGuard port of another uplink */
-	NOT_FROM_FABRIC = 24, /* towards a workload or tunnel, but not by these programs */
+	WRONG_UPLINK = 23, /* tunnel of another uplink */
+	NOT_FROM_FABRIC =
+		24, /* towards a workload or tunnel, here or at another node, but not by these programs */
 	FRAGMENT = 25, /* a later fragment whose first one was not seen */
 	UNSUPPORTED = 26, /* a protocol or extension header that is not forwarded */
 	AUDITED = 27, /* no drop: a policy in audit would have been one's reason */
 	FORWARDED_TO_WORLD = 28, /* out of an uplink; no drop */
 	NAT_FULL = 29, /* no port left for another flow to that end */
+	STRANGER = 30, /* without encryption, and not from the uplink of the node whose address it bears */
 	REASONS = 32,
 };
 

@@ -9,6 +9,9 @@
 #include <linux/types.h>
 
 const volatile __u16 wg_port_base = 51820; /* UDP port of uplink 0 towards slot 0 */
+const volatile __u16 plain_port = 0; /* UDP port of all tunnels without encryption; 0: there are none */
+const volatile __u32 plain_mark = 0; /* of uplink 0: what comes or goes in clear has that of its uplink */
+const volatile __u8 plain_slots = 0; /* the uplinks by which it may: bit 0 is uplink 0 */
 const volatile __u16 world_port_base = 61000; /* the first of the ports that translated flows come from */
 const volatile __u16 world_ports = 0; /* how many there are; 0: nothing is translated */
 const volatile __u64 probe_interval_ns = 50 * 1000 * 1000;

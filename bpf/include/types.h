@@ -12,6 +12,7 @@
  *                                               +-- node:     nodes[place - FIRST_NODE]
  *                                               |               |
  *                             generations[place]+               +--> paths[node * MAX_PATHS + i]
+ *                                                               +--> plain_ends[device, place]
  */
 #ifndef MESHFABRIC_TYPES_H
 #define MESHFABRIC_TYPES_H
@@ -76,12 +77,27 @@ struct workload {
 };
 
 struct node {
-	__u16 n_paths;
-	__u8 first; /* position of the preferred one, 0 or MAX_PATHS - 1; the next is beside it, and so on */
-	__u8 shared; /* whether flows are shared among several */
+	__u32 order; /* positions, four bits each: the lowest are the preferred one's, and so on; 0: no path */
 	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
-	__u32 ifindex[MAX_PATHS]; /* WireGuard devices towards the node, 0: a free position */
+	__u32 ifindex[MAX_PATHS]; /* the tunnels' devices towards the node, 0: a free position */
+	__u32 shared; /* whether flows are shared among several */
 	__u8 share[SHARES]; /* positions: a flow takes that which its hash leads to */
+};
+
+enum order_bits { BITS_OF_A_RANK = 4 };
+
+/* The ends of a tunnel without encryption, which the kernel does not know: its device is there for all
+ * nodes with an uplink in that slot. */
+struct plain_key {
+	__u32 ifindex; /* of the device */
+	__u32 place; /* of the node */
+};
+
+struct plain_end {
+	struct addr remote; /* the node's uplink: what comes from anywhere else is not the node's */
+	struct addr local; /* our own, of the same family */
+	__u32 vni; /* by which the node tells its devices apart */
+	__u32 mark; /* leads to the routing table of our uplink; and what came in by that one has it */
 };
 
 /* Why a path that answers is not as good as another: the higher the sum, the worse. */

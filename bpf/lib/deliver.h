@@ -101,7 +101,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 	__u32 node_index = place - FIRST_NODE;
 	struct node *node = bpf_map_lookup_elem(&nodes, &node_index);
 
-	if (!node || !node->n_paths)
+	if (!node || !node->order)
 		return drop(skb, NO_PATH);
 	if (p->ttl <= 1) /* it would end where it is delivered, with nobody to tell its sender */
 		return complain(skb, p, NO_HOP_LEFT);
@@ -109,7 +109,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 	if (mtu_of(tunnel) && is_too_big(skb, p, ETH_HLEN, mtu_of(tunnel)))
 		return complain(skb, p, mtu_of(tunnel));
 	note_traffic(skb, node_index);
-	return send_into_tunnel(skb, device_of(tunnel), skb->len - ETH_HLEN, FORWARDED_TO_NODE);
+	return send_into_tunnel(skb, device_of(tunnel), skb->len - ETH_HLEN, place, FORWARDED_TO_NODE);
 }
 
 #endif

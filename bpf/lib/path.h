@@ -19,10 +19,9 @@
  * Where flows are shared among paths of the same cost, each takes the one that its
  * hash leads to, as long as that is sound.
  *
- * While keys are rotated there are two tunnels where else is one. Those of one
- * generation fill the positions from the first on, those of the other from the
- * last on, and one number says which come first: nothing that is known of a path
- * is lost when others come, go or are preferred.
+ * A path stays at its position when others come, go or are preferred, as while
+ * keys are rotated; their order is kept apart, in one number. So nothing that is
+ * known of a path is lost.
  *
  * liveness.h keeps the states.
  */
@@ -129,14 +128,10 @@ static __always_inline __u32 grade_at(const struct node *node, __u32 node_index,
 }
 
 /* Where the path stands that is next after `rank` better ones; for the verifier a number below eight,
- * without a branch. (That of Linux 6.1 knows nothing of a number after an exclusive or, before which the
- * compiler would take the remainder.) */
+ * without a branch. */
 static __always_inline __u32 position_of(const struct node *node, __u32 rank)
 {
-	__u32 position = rank ^ node->first;
-
-	asm volatile("" : "+r"(position));
-	return position % MAX_PATHS;
+	return (node->order >> rank * BITS_OF_A_RANK) % MAX_PATHS;
 }
 
 /* The first of those with the least faults; the first of all when none works. */
@@ -169,8 +164,8 @@ static __noinline __u64 choose_shared(const struct node *node, __u32 node_index,
 	return 0;
 }
 
-/* The preferred one, nearly always. Its position is a constant in each branch: as a variable it would
- * double the verifier's work. */
+/* The preferred one, nearly always. The first position, where it mostly stands, is a constant: as a variable
+ * it would double the verifier's work. */
 static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index,
 					   const struct flow_key *flow)
 {
@@ -178,8 +173,7 @@ static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_i
 
 	if (shared)
 		return shared;
-	__u64 preferred =
-		node->first ? sound_at(node, node_index, MAX_PATHS - 1) : sound_at(node, node_index, 0);
+	__u64 preferred = position_of(node, 0) ? 0 : sound_at(node, node_index, 0);
 
 	return preferred ? preferred : choose_other(node, node_index);
 }

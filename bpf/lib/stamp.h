@@ -2,13 +2,15 @@
  *
  * Probes inside each tunnel: STAMP in unauthenticated mode (RFC 8762), from the
  * host's fabric address. The token makes them (token.h), or where there is none
- * the agent sends them out of the WireGuard device, and they get their time and
+ * the agent sends them out of the tunnel's device, and they get their time and
  * number here as they leave. The far node reflects them without waking anybody,
  * and they are heard as they come back.
  *
  *      token ---------------------------+
  *      agent --to_overlay: probe_leaves-+-> tunnel --from_overlay: probe_reflect--+
  *           path state <--from_overlay: probe_heard-- tunnel <--------------------+
+ *
+ * (Without encryption: to_plain and from_plain.)
  *
  * question.h has what they look like.
  */
@@ -125,7 +127,7 @@ static __noinline int probe_reflect(struct __sk_buff *skb, const struct packet *
 	write_answer(&answer, &question, p->ttl);
 	if (!rewrite(skb, p, &question, &answer) || !turn_round(skb, p))
 		return drop(skb, MALFORMED);
-	return send_into_tunnel(skb, skb->ifindex, skb->len, PROBE_REFLECTED);
+	return send_into_tunnel(skb, skb->ifindex, skb->len, place, PROBE_REFLECTED);
 }
 
 static __always_inline bool padded_heard(struct path *path, __u32 ifindex, const struct stamp *answer)

@@ -7,7 +7,7 @@
  *
  *      a packet with nobody to pace probes --begin--+
  *                                                   v
- *      +--> in_ifindex --tick--> a probe by each path that is due --> WireGuard devices
+ *      +--> in_ifindex --tick--> a probe by each path that is due --> tunnels' devices
  *      |                  |
  *      +--- queue <--- out_ifindex
  *
@@ -63,7 +63,8 @@ static __noinline void probe_path(struct round *r, const struct probe_ends *ends
 	if (!write_probe(r->skb, ends, path, ifindex))
 		return;
 	r->skb->mark = fabric_mark;
-	r->skb->cb[0] = r->skb->len - ETH_HLEN;
+	r->skb->cb[JUDGED_LENGTH] = r->skb->len - ETH_HLEN;
+	r->skb->cb[FOR_PLACE] = FIRST_NODE + at / MAX_PATHS;
 	bpf_clone_redirect(r->skb, ifindex, 0);
 	r->token->probes++;
 	r->token->left--;

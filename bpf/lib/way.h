@@ -10,7 +10,7 @@
 #include "recent.h"
 
 /* Each program has its own: may the packet have come the way that it came? */
-static bool is_sender(const struct __sk_buff *skb, const struct trip *trip);
+static bool is_sender(struct __sk_buff *skb, const struct trip *trip);
 
 /* And: judge a first packet, or one whose flow is stale. The place it goes to, or -reason. */
 static int ask(struct __sk_buff *skb, const struct packet *p);

@@ -104,6 +104,7 @@ class Answers:
             "policies": len(self._world.policies),
             "wireguard": self._tunnels.backend,
             "attach": ways(self._world.settings.pods),
+            "encryption": rows.encryption(self._world),
             "mtu": workload_mtu(self._world),
             "draining": sorted(self._world.draining),
             "keys": self._rotation.told(),

@@ -15,7 +15,13 @@ from meshfabric.agent.main import alone, read_config
 from meshfabric.guard import install
 from meshfabric.kernel import attach, links, wireguard
 from meshfabric.kernel.routes import MAIN
-from meshfabric.model.names import host_devices, is_pod_device, is_tunnel_device, loop_devices
+from meshfabric.model.names import (
+    host_devices,
+    is_plain_device,
+    is_pod_device,
+    is_tunnel_device,
+    loop_devices,
+)
 from meshfabric.model.settings import Settings
 
 
@@ -53,7 +59,8 @@ def _devices(settings: Settings) -> Iterator[str]:
             gone = wireguard.delete_device(device)
         else:  # one end of a pair may have gone with the other
             pairs = (*host_devices(prefix), *loop_devices(prefix))
-            mine = is_pod_device(prefix, device) or device in pairs
+            named = (is_pod_device, is_plain_device)
+            mine = any(is_one(prefix, device) for is_one in named) or device in pairs
             gone = mine and links.delete(device)
         if gone:
             yield f"device: {device} removed"

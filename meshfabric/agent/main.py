@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from meshfabric.agent import ports, upgrade
 from meshfabric.agent.answers import Answers
 from meshfabric.agent.audit import Listener
+from meshfabric.agent.clear import Clear, demand_possible
 from meshfabric.agent.draining import Draining
 from meshfabric.agent.memory import NUMBERS_FILE, Memory
 from meshfabric.agent.metrics import reader
@@ -46,6 +47,7 @@ from meshfabric.kernel.delays import Delays
 from meshfabric.kernel.lane import Lane
 from meshfabric.kernel.loader import Datapath, load
 from meshfabric.kernel.maps import Generations, MapTables
+from meshfabric.kernel.plain import PlainDevices
 from meshfabric.kernel.programs import Programs
 from meshfabric.kernel.qdisc import Queues
 from meshfabric.kernel.routing import Mtus, Routing
@@ -68,7 +70,7 @@ from meshfabric.store.publish import Records
 from meshfabric.store.registry import Registry
 from meshfabric.store.settings import Settings as StoreSettings
 
-OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "uplink.bpf.o", "token.bpf.o")
+OBJECTS = ("workload.bpf.o", "overlay.bpf.o", "plain.bpf.o", "uplink.bpf.o", "token.bpf.o")
 OBJECTS_ENV = "MESHFABRIC_BPF"
 STATE_MODE = 0o700
 FEW_TRANSLATIONS = 1024  # room in tables that nobody uses
@@ -89,6 +91,7 @@ def run(config: Path) -> None:
     backend = wireguard.choose_backend(choice=settings.wireguard)
     settings = replace(settings, wireguard=WireGuardKind(backend.kind))
     pod_pair(settings.pods)  # what the kernel cannot do is said now, and not with the first pod
+    demand_possible(settings)
     with alone(settings.state_dir), load_datapath(settings) as datapath:
         asyncio.run(Agent(settings, datapath, backend).run())
 
@@ -145,6 +148,9 @@ def load_datapath(settings: Settings) -> Datapath:
         },
         {
             "wg_port_base": datapath.port_base.to_bytes(2, "little"),
+            "plain_port": (datapath.plain_port if settings.trusts else 0).to_bytes(2, "little"),
+            "plain_mark": (datapath.plain_mark if settings.trusts else 0).to_bytes(4, "little"),
+            "plain_slots": sum(1 << slot for slot in settings.trusted_slots).to_bytes(1, "little"),
             "world_port_base": datapath.world_port_base.to_bytes(2, "little"),
             "world_ports": (datapath.world_ports if translates else 0).to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
@@ -197,6 +203,7 @@ class Agent:
         self._probing = Probing(settings, self._loop, self._readings, self._events.note)
         self._listener = Listener(datapath.maps["audits"], self._world, self._events.note)
         self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
+        self._clear = Clear(self._world, self._events.note)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
@@ -242,6 +249,7 @@ class Agent:
             self._listener.run(),
             self._switches.run(),
             self._sizing.run(),
+            self._clear.run(),
             self._rotation.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),
@@ -256,6 +264,7 @@ class Agent:
         outer, _ = host_devices(settings.prefix)
         targets: list[Target] = [
             self._tunnels,
+            PlainDevices(settings.prefix, self._netlink),
             Routing(own_tables, outer, self._netlink),
             Mtus(lambda name: self._workloads.devices(name), self._netlink),
             Queues(self._events.note, self._netlink),
@@ -302,6 +311,7 @@ class Agent:
         self._probing.aim()
         self._sizing.aim()
         self._switches.aim()
+        self._clear.aim()
         self._round_done.set()
 
     async def _keep_host(self) -> None:

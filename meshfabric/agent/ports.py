@@ -7,7 +7,6 @@ port towards one end could not be told apart.
 
 from collections.abc import Callable
 
-from meshfabric.config import TUNNELS
 from meshfabric.kernel.ephemeral import reserve, row_text
 from meshfabric.model.errors import MeshfabricError
 from meshfabric.model.settings import Settings, WorldMode
@@ -26,7 +25,7 @@ def keep(settings: Settings, note: Callable[[str, str], None]) -> None:
 
 def _own(settings: Settings) -> dict[range, str]:
     datapath = settings.datapath
-    found = {range(datapath.port_base, datapath.port_base + TUNNELS): "tunnels"}
+    found = {settings.tunnel_ports: "tunnels"}
     if settings.world is WorldMode.TRANSLATE:
         world = range(datapath.world_port_base, datapath.world_port_base + datapath.world_ports)
         found[world] = "translated flows"

@@ -55,7 +55,7 @@ class Readings:
         grades = [self._grade(state, way.device) for state, way in zip(states, there, strict=True)]
         taken = carrying(grades, sharing(self._world, there)) if there else []
         seen = []
-        for at, (_, name, generation, pair, _) in enumerate(there):
+        for at, (_, name, generation, pair) in enumerate(there):
             device = tunnels.get(name)
             peer = device.peers.get(keys.get((name, node), "")) if device else None
             age = int(time.time() - peer.last_handshake_s) if peer and peer.last_handshake_s else None
@@ -85,6 +85,7 @@ class Readings:
                 seen.state.jitter_back_ns,
                 seen.state.faults,
                 seen.state.falls,
+                seen.generation is not None,
             )
             for seen in self.paths({})
         ]

@@ -140,11 +140,12 @@ class Rotation:
         return rotation.peers(self._world, self._needing_old())
 
     def _needing_old(self) -> set[str]:
-        """The nodes that only tunnels of the generation that is not preferred lead to."""
+        """The nodes that, of what encrypts, only tunnels of the generation that is not preferred lead to."""
         mine = self._world.own_keys
         if not rotation.is_under_way(mine):
             return set()
-        up = [(path.node, path.generation) for path in self._readings.paths({}) if path.answers]
+        paths = [path for path in self._readings.paths({}) if path.generation is not None]
+        up = [(path.node, path.generation) for path in paths if path.answers]
         new = {node for node, generation in up if generation == mine.preferred}
         return {node for node, _ in up} - new
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Annotated, Any
@@ -42,10 +42,12 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], output: Format, w
         typer.echo(f"no {what}", err=True)
 
 
-def print_object(shown: Row, facts: Iterable[tuple[str, str]], output: Format) -> None:
-    """Print one thing: `shown` as JSON or YAML, or its `facts`."""
+def print_object(
+    shown: Row, facts: Iterable[tuple[str, str]], output: Format, styles: Mapping[str, str] | None = None
+) -> None:
+    """Print one thing: `shown` as JSON or YAML, or its `facts`, some of them in colours by name."""
     if output is Format.TABLE:
-        typer.echo(render_facts(facts, *terminal()))
+        typer.echo(render_facts(facts, *terminal(), styles))
     else:
         typer.echo(encode(shown, output))
 

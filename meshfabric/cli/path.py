@@ -47,6 +47,7 @@ COLUMNS = (
     Column("remote", "REMOTE"),
     Column("segment", "SEGMENT", spare=3),
     Column("endpoint", "ENDPOINT", spare=1),
+    Column("encryption", "ENCRYPTION", spare=2, styles={"off": "bold red"}),
     Column("generation", "GEN", spare=6, right=True),
     Column("state", "STATE", styles=STATES),
     Column("active", "ACTIVE", styles={"yes": "bold"}),

@@ -13,13 +13,15 @@ FAILING = (Column("table", "FAILING"), Column("why", "WHY", wraps=True))
 REFUSED = (Column("key", "REFUSED RECORD"), Column("why", "WHY", wraps=True))
 EVENTS = (*columns_of("time name"), Column("detail", "DETAIL", wraps=True))
 SECTIONS = {"failing": FAILING, "refused": REFUSED, "events": EVENTS}
+CLEAR = "bold red"
 RELEASE = "meshfabric store release lets it through"
 
 
 def status(socket: Socket = SOCKET, output: Output = Format.TABLE) -> None:
     """How this node and the fabric are."""
     told = ask_object(socket, "status")
-    print_object(told, _facts(told), output)
+    styles = {"encryption": CLEAR} if told["encryption"]["off"] else {}
+    print_object(told, _facts(told), output, styles)
     if output is Format.TABLE:
         for key, columns in SECTIONS.items():
             if rows := told.get(key):
@@ -39,6 +41,7 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "wireguard", f"{told['wireguard']}, MTU {told['mtu']}"
     if told.get("draining"):
         yield "draining", ", ".join(told["draining"])
+    yield "encryption", _encryption(told["encryption"]["off"])
     yield "keys", _keys(told["keys"])
     yield "programs", f"attached by {told['attach']}"
     yield "held", f"{told['held']} ({RELEASE})" if told["held"] else "nothing"
@@ -48,6 +51,13 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _encryption(off: list[dict[str, Any]]) -> str:
+    named = (
+        f"OFF on segment {row['segment']} ({row['uplink']}), to {_count(row['nodes'], 'node')}" for row in off
+    )
+    return "; ".join(named) or "on"
 
 
 def _ready(told: dict[str, Any]) -> str:

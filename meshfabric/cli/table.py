@@ -127,8 +127,11 @@ def render(rows: Sequence[Row], columns: Sequence[Column], width: int | None, co
     return "\n".join([*lines, *_note(layout.left, width)])
 
 
-def render_facts(facts: Iterable[tuple[str, str]], width: int | None, colour: bool) -> str:
-    """Names with their values, one a line, as text without a last newline."""
+def render_facts(
+    facts: Iterable[tuple[str, str]], width: int | None, colour: bool, styles: Mapping[str, str] | None = None
+) -> str:
+    """Names with their values, one a line, as text without a last newline; `styles` gives colours by name."""
+    painted = styles or {}
     pairs = [(name, printable(value)) for name, value in facts]
     names = max(length(name) for name, _ in pairs)
     values = max(length(value) for _, value in pairs)
@@ -136,7 +139,9 @@ def render_facts(facts: Iterable[tuple[str, str]], width: int | None, colour: bo
     return "\n".join(
         line
         for name, value in pairs
-        for line in _line([Cell(name, style=HEADER), Cell(value)], widths, colour)
+        for line in _line(
+            [Cell(name, style=HEADER), Cell(value, style=painted.get(name, ""))], widths, colour
+        )
     )
 
 

@@ -2,7 +2,8 @@
 
 A tunnel exists for a pair (local uplink, remote slot) of uplinks in the same
 segment that share an address family. IPv4 is preferred where both have it: its
-header is 20 bytes shorter.
+header is 20 bytes shorter. Where both ends take packets in clear there is a second
+one that does not encrypt (`compiler.plain`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from meshfabric.compiler.sharing import Member, slots
 from meshfabric.model.keyring import GENERATIONS
-from meshfabric.model.names import tunnel_device, twin_device
+from meshfabric.model.names import plain_device, tunnel_device, twin_device
 from meshfabric.model.node import MAX_SLOTS, Tunnel, Uplink
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.settings import Sharing
@@ -24,10 +25,19 @@ UDP_HEADER = 8
 IP_HEADER = {4: 20, 6: 40}
 RESERVED_FOR_IPIP = 40  # packets between addresses that the two nodes do not own
 LEAST_MTU = 1280  # RFC 8200, 5
+PLAIN_POSITIONS = (
+    3,
+    4,
+    2,
+    5,
+)  # between those of the two generations of keys, and not more than leave room for these
 
 
 class Pair(NamedTuple):
-    """A local and a remote uplink that reach each other, with the addresses to use."""
+    """A local and a remote uplink that reach each other, with the addresses to use.
+
+    `plain`: both take packets in clear as well.
+    """
 
     cost: int
     local: int
@@ -35,6 +45,7 @@ class Pair(NamedTuple):
     source: str
     destination: str
     draining: bool = False  # at either end
+    plain: bool = False
 
 
 class Joined(NamedTuple):
@@ -47,13 +58,15 @@ class Joined(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A joined pair at its position among the datapath's tunnels to the node."""
+    """A pair with a device at its position among the datapath's tunnels to the node.
+
+    `generation` is that of its keys, None of a tunnel without encryption.
+    """
 
     position: int
     device: str
-    generation: int
+    generation: int | None
     pair: Pair
-    far: Tunnel
 
 
 def pairs(world: World, node: str) -> list[Pair]:
@@ -86,18 +99,51 @@ def ways(world: World, node: str) -> list[Way]:
 
     A tunnel keeps its position when others of another generation come and go, and so does what the
     datapath knows of it. Where both generations need more positions than there are, the new one is short
-    of them: all that carries traffic now stays, but for the eighth.
+    of them: all that carries traffic now stays, but for the eighth. Those without encryption are of no
+    generation; what encrypts over the same uplinks comes after all others of the preferred one.
     """
+    plain = plain_ways(world, node)
+    free = [position for position in range(MAX_PATHS) if position not in PLAIN_POSITIONS[: len(plain)]]
     both = [_open(world, node, generation) for generation in range(GENERATIONS)]
     preferred = world.own_keys.preferred
     other = 1 - preferred
-    both[other] = both[other][: MAX_PATHS - bool(both[preferred])]
-    both[preferred] = both[preferred][: MAX_PATHS - len(both[other])]
+    both[other] = both[other][: len(free) - bool(both[preferred])]
+    both[preferred] = both[preferred][: len(free) - len(both[other])]
     placed = [
-        [Way(MAX_PATHS - 1 - rank if generation else rank, *one) for rank, one in enumerate(both[generation])]
-        for generation in range(GENERATIONS)
+        [_placed(position, one) for position, one in zip(positions, joined, strict=False)]
+        for positions, joined in zip((free, free[::-1]), both, strict=True)
     ]
-    return placed[preferred] + placed[other]
+    return _mingled(world, node, plain, placed[preferred]) + placed[other]
+
+
+def plain_ways(world: World, node: str) -> list[Way]:
+    """Those without encryption, by cost; one for each pair both ends of which take packets in clear."""
+    if node not in world.allocations:
+        return []
+    prefix = world.settings.datapath.prefix
+    there = [pair for pair in pairs(world, node) if pair.plain]
+    return [
+        Way(position, plain_device(prefix, pair.local, pair.remote), None, pair)
+        for position, pair in zip(PLAIN_POSITIONS, there, strict=False)
+    ]
+
+
+def _placed(position: int, one: Joined) -> Way:
+    return Way(position, one.device, one.generation, one.pair)
+
+
+def _mingled(world: World, node: str, plain: list[Way], encrypted: list[Way]) -> list[Way]:
+    """By cost, what is there in clear as well last, and behind all that what is drained."""
+    if not plain:
+        return encrypted
+    ranks = {(pair.local, pair.remote): rank for rank, pair in enumerate(pairs(world, node))}
+    clear = {(way.pair.local, way.pair.remote) for way in plain}
+
+    def rank(way: Way) -> tuple[bool, bool, int]:
+        ends = (way.pair.local, way.pair.remote)
+        return way.pair.draining, way.generation is not None and ends in clear, ranks[ends]
+
+    return sorted(plain + encrypted, key=rank)
 
 
 def _open(world: World, node: str, generation: int) -> list[Joined]:
@@ -121,7 +167,8 @@ def node_entries(world: World, node: str) -> Entries:
     found = [(0, 0)] * MAX_PATHS
     for way in there:
         found[way.position] = (world.links[way.device].index, _carried(world, way.device, node, mtu))
-    value = node_value(found, backwards=bool(there[0].generation), shares=_shares(world, node, there))
+    order = [way.position for way in there]
+    value = node_value(found, order, shares=_shares(world, node, there))
     return {(Table.NODES, number(place - FIRST_NODE)): value}
 
 
@@ -193,5 +240,6 @@ def _pair(near: Uplink, far: Uplink) -> Pair | None:
     if not shared:
         return None
     family = min(shared)
-    draining = near.draining or far.draining
-    return Pair(near.cost + far.cost, near.slot, far.slot, sources[family], destinations[family], draining)
+    ends = near.cost + far.cost, near.slot, far.slot, sources[family], destinations[family]
+    plain = bool(near.plain_port) and near.plain_port == far.plain_port
+    return Pair(*ends, draining=near.draining or far.draining, plain=plain)

@@ -13,6 +13,7 @@ from typing import Any
 from meshfabric.compiler.addresses import address_entry, addresses_of_node, prefixes_around
 from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
+from meshfabric.compiler.plain import plain_device_entries, plain_end_entries, plain_rule_entries
 from meshfabric.compiler.policies import pair_entries, subjects
 from meshfabric.compiler.probes import loop_entries, probe_entries
 from meshfabric.compiler.records import endpoint_record_entries, node_record_entries
@@ -24,7 +25,7 @@ from meshfabric.compiler.workloads import (
     uplink_entries,
     workload_entries,
 )
-from meshfabric.model.addresses import ADDRESS_BITS, Prefix, family_of, host_prefix, prefix_of
+from meshfabric.model.addresses import ADDRESS_BITS, Prefix, host_prefix, prefix_of
 from meshfabric.model.names import host_devices, loop_devices
 from meshfabric.model.networks import network_labels
 from meshfabric.model.node import MAX_SLOTS, Endpoint, Link, Workload
@@ -112,7 +113,7 @@ def _places_of(world: World, identities: set[int]) -> set[int]:
 
 
 def _all_units(world: World) -> Iterator[Unit]:
-    yield from (("fabric",), ("routes",), ("uplinks",), ("tables",), ("record",), ("loop",))
+    yield from (("fabric",), ("routes",), ("uplinks",), ("tables",), ("record",), ("loop",), ("rules",))
     yield from _tunnels(world, range(MAX_SLOTS))
     yield from _for_nodes(world.nodes)
     yield from _for_workloads(world)
@@ -120,11 +121,11 @@ def _all_units(world: World) -> Iterator[Unit]:
 
 def _tunnels(world: World, remotes: Iterable[int], locals_: Iterable[int] | None = None) -> Iterator[Unit]:
     near = range(len(world.settings.uplinks)) if locals_ is None else locals_
-    return (("tunnel", local, remote) for local, remote in product(near, remotes))
+    return ((what, *slots) for slots in product(near, remotes) for what in ("tunnel", "plain"))
 
 
 def _for_nodes(names: Iterable[str]) -> Iterator[Unit]:
-    return ((what, name) for name in names for what in ("peer", "node", "probe"))
+    return ((what, name) for name in names for what in ("peer", "ends", "node", "probe"))
 
 
 def _for_workloads(world: World) -> Iterator[Unit]:
@@ -197,15 +198,15 @@ def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
     if slots:
         yield from (("uplinks",), ("tables",), ("record",))
         yield from _tunnels(world, range(MAX_SLOTS), slots)
-        if _families_on(before) != _families_on(event.value):
+        if _addresses_on(before) != _addresses_on(event.value):
             yield from _for_nodes(world.nodes)
     elif event.key == outer:
         yield ("routes",)
     elif event.key in loop_devices(world.settings.datapath.prefix):
         yield ("loop",)
-    elif str(event.key).startswith(f"{world.settings.datapath.prefix}wg") and _moved(before, event.value):
+    elif _is_tunnel(world, str(event.key)) and _moved(before, event.value):
         yield from _tunnels(world, range(MAX_SLOTS))
-        yield from (("node", name) for name in world.nodes)
+        yield from ((what, name) for name in world.nodes for what in ("ends", "node"))
     yield from (("workload", name) for name, one in world.workloads.items() if one.device == event.key)
 
 
@@ -230,8 +231,13 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
 }
 
 
-def _families_on(link: Link | None) -> set[int]:
-    return set(map(family_of, link.addresses)) if link else set()
+def _addresses_on(link: Link | None) -> tuple[str, ...]:
+    return link.addresses if link else ()
+
+
+def _is_tunnel(world: World, device: str) -> bool:
+    prefix = world.settings.datapath.prefix
+    return device.startswith((f"{prefix}wg", f"{prefix}pl"))
 
 
 def _moved(before: Link | None, after: Link | None) -> bool:
@@ -326,7 +332,10 @@ _COMPILE: dict[str, Callable[..., Entries]] = {
     "tables": uplink_table_entries,
     "record": node_record_entries,
     "tunnel": tunnel_entries,
+    "plain": plain_device_entries,
+    "rules": plain_rule_entries,
     "peer": peer_entries,
+    "ends": plain_end_entries,
     "node": node_entries,
     "probe": probe_entries,
     "loop": loop_entries,

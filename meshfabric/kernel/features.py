@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshfabric.kernel import clsact as filters
-from meshfabric.kernel import holding, libbpf, netns, nft, pairs, rtnl, tool
+from meshfabric.kernel import holding, libbpf, netns, nft, pairs, rtnl, tool, vxlan
 from meshfabric.kernel.bpf import Direction, Link, Map, MapType, Program, Side
 from meshfabric.kernel.tun import create_tun
 from meshfabric.model.errors import MeshfabricError, PermanentError, UnsupportedError
@@ -28,6 +28,7 @@ BTF_MAGIC = 0xEB9F
 MEMLOCK_TRIAL_BYTES = 16 << 20  # twice the usual limit of locked memory
 TRIAL_DEVICE = "mftry0"
 TRIAL_PAIR = ("mftry1", "mftry2")
+TRIAL_DEVICE_IN_CLEAR, TRIAL_PORT, TRIAL_VNI = "mftry3", 51948, 1
 TRIAL_ADDRESS = "fd6d:66::1"
 
 _LOOPBACK = 1  # ifindex of lo in every network namespace
@@ -93,6 +94,11 @@ def wireguard_module() -> Feature:
     return _alone(lambda: _try("wireguard", lambda: _device("wireguard"), False, "5.6"))
 
 
+def trusted() -> Feature:
+    """Whether segments can go without encryption; raises PermanentError without root."""
+    return _alone(_vxlan)
+
+
 def fq() -> Feature:
     """Whether there are fq queues, which send each packet at its time; raises PermanentError without root."""
     return _alone(lambda: _try("fq", lambda: _qdisc("fq"), False, "3.12"))
@@ -128,6 +134,7 @@ def _probe(wireguard_go: Path | None) -> list[Feature]:
         _try("wireguard-go", lambda: _wireguard_go(wireguard_go), userspace),
         _try("tun", _tun, userspace, "2.6"),
         _try("wg", lambda: tool.run(["wg", "--version"]).split(" - ")[0], True),
+        _vxlan(),
         _try("nftables", nft.trial, False, nft.SINCE),
         _try("fq", lambda: _qdisc("fq"), False, "3.12"),
         _try("delay", _delay, False, "2.6"),
@@ -274,6 +281,17 @@ def _device(kind: str) -> str:
     with rtnl.session("kernel", f"make a {kind} device") as route:
         route.link("add", ifname=f"mf{kind}"[:15], kind=kind)
     return "a device can be made"
+
+
+def _vxlan() -> Feature:
+    return _try("vxlan", _vxlan_device, False, vxlan.SINCE)
+
+
+def _vxlan_device() -> str:
+    vxlan.ensure_vxlan(TRIAL_DEVICE_IN_CLEAR, TRIAL_PORT, TRIAL_VNI)
+    if not vxlan.observe_vxlan()[TRIAL_DEVICE_IN_CLEAR].ours:
+        raise PermanentError("a device can be made, but not of VXLAN-GPE with a filter of VNIs")
+    return "a device without encryption can be made, for trusted segments"
 
 
 def _qdisc(kind: str) -> str:

@@ -1,13 +1,14 @@
 """The one door to rtnetlink: a pyroute2 session whose errors are ours.
 
 `links` and `routes` say what they want in pyroute2's words; it is taught the
-attributes of netkit, which it does not know. Importing the package the usual way
+attributes of netkit and a later one of vxlan, which it does not know. Importing the package the usual way
 loads all its families and costs 13 MB; binding its bare name first brings it down
 to 7, with the modules that are needed.
 """
 
 import contextlib
 import importlib.util
+import socket
 import sys
 import types
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ NETKIT = (  # linux/if_link.h, in its order
     ("IFLA_NETKIT_SCRUB", "uint32"),
     ("IFLA_NETKIT_PEER_SCRUB", "uint32"),
 )
+
+VXLAN_SINCE_518 = (  # the next of linux/if_link.h after those that pyroute2 has
+    ("IFLA_VXLAN_VNIFILTER", "uint8"),
+)
+TUNNEL_FIELDS = (("family", "B"), ("flags", "B"), ("reserved", "H"), ("ifindex", "I"))  # struct tunnel_msg
+VNI_FILTER = (("VXLAN_VNIFILTER_UNSPEC", "none"), ("VXLAN_VNIFILTER_ENTRY", "entry"))
+VNI_ENTRY = (("VXLAN_VNIFILTER_ENTRY_UNSPEC", "none"), ("VXLAN_VNIFILTER_ENTRY_START", "uint32"))
+RTM_NEWTUNNEL = 120  # linux/rtnetlink.h
+NLM_F_REQUEST, NLM_F_ACK, NLA_F_NESTED = 1, 4, 0x8000  # linux/netlink.h
 
 
 @contextlib.contextmanager
@@ -53,22 +63,39 @@ def forgive(*codes: int) -> Iterator[None]:
             raise
 
 
-def _pyroute2() -> tuple[Any, Any]:
-    """The classes IPRoute and NetlinkError."""
+def add_vni(route: Any, index: int, vni: int) -> None:
+    """Inside a session: the VXLAN device takes in what arrives for this VNI (Linux 5.18)."""
+    message = _TunnelMessage()
+    message["family"], message["ifindex"] = socket.AF_BRIDGE, index
+    entry = {"attrs": [("VXLAN_VNIFILTER_ENTRY_START", vni)]}
+    message["attrs"] = [("VXLAN_VNIFILTER_ENTRY", entry)]
+    message["header"]["type"] = RTM_NEWTUNNEL
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
+    route.nlm_request_batch([message])
+
+
+def _pyroute2() -> tuple[Any, Any, Any]:
+    """The classes IPRoute and NetlinkError, and a message about a VXLAN device's VNIs."""
     bare = PACKAGE not in sys.modules
     if bare:
         sys.modules[PACKAGE] = _bare_package()
     try:
         from pyroute2.iproute.linux import IPRoute
-        from pyroute2.netlink import nla
+        from pyroute2.netlink import nla, nlmsg
         from pyroute2.netlink.exceptions import NetlinkError
         from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg, ifinfveth
+        from pyroute2.netlink.rtnl.ifinfmsg.plugins.vxlan import vxlan
     finally:
         if bare:
             del sys.modules[PACKAGE]  # whoever imports the whole package later gets it
     words = {"prefix": "IFLA_", "nla_map": NETKIT, "peer_info": staticmethod(lambda *_, **__: ifinfveth)}
-    ifinfmsg.ifinfo.register_link_kind(module={"netkit": type("netkit", (nla,), words)})
-    return IPRoute, NetlinkError
+    known = (*vxlan.nla_map, *VXLAN_SINCE_518)
+    kinds = {"netkit": type("netkit", (nla,), words), "vxlan": type("vxlan", (vxlan,), {"nla_map": known})}
+    ifinfmsg.ifinfo.register_link_kind(module=kinds)
+    nested = {"prefix": "VXLAN_", "nla_map": VNI_ENTRY, "nla_flags": NLA_F_NESTED}
+    entry = type("entry", (nla,), nested)
+    tunnel = {"prefix": "VXLAN_", "fields": TUNNEL_FIELDS, "nla_map": VNI_FILTER, "entry": entry}
+    return IPRoute, NetlinkError, type("tunnelmsg", (nlmsg,), tunnel)
 
 
 def _bare_package() -> types.ModuleType:
@@ -80,4 +107,4 @@ def _bare_package() -> types.ModuleType:
     return package
 
 
-_IPRoute, NetlinkError = _pyroute2()
+_IPRoute, NetlinkError, _TunnelMessage = _pyroute2()

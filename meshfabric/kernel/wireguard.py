@@ -128,13 +128,13 @@ def ensure_device(
     links.set_mtu(name, mtu)
     state = observe_device(name)
     if not state.public_key:
-        _demand_free(name, port)
+        demand_free(name, port)
         interface = f"PrivateKey = {_read_key(key_file)}\nListenPort = {port}\nFwMark = {mark:#x}\n"
         tool.run(["wg", "syncconf", name, "/dev/stdin"], f"[Interface]\n{interface}", secret=True)
         made = True
     elif (state.public_key, state.port, state.mark) != (public_key, port, mark):
         if state.port != port:
-            _demand_free(name, port)
+            demand_free(name, port)
         values = ["private-key", str(key_file), "listen-port", str(port), "fwmark", f"{mark:#x}"]
         tool.run(["wg", "set", name, *values])
     return made
@@ -252,8 +252,11 @@ def _no_key(path: Path) -> PermanentError:
     return PermanentError("the file holds no WireGuard key", place=str(path), remedy=remedy)
 
 
-def _demand_free(name: str, port: int) -> None:
-    """wireguard-go keeps silent about a port that it cannot have, so it is asked for beforehand."""
+def demand_free(name: str, port: int) -> None:
+    """wireguard-go keeps silent about a port that it cannot have, so it is asked for beforehand.
+
+    Raises TemporaryError when another program has it.
+    """
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as trial:

@@ -87,6 +87,7 @@ def agent_yaml(lab: Lab, node: str) -> str:
                 segment=uplink.segment,
                 cost=uplink.cost,
                 capacity=uplink.capacity,
+                encryption=uplink.encryption or lab.topology.segment(uplink.segment).encryption,
             )
             for uplink in described.uplinks
         ),

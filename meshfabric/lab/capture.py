@@ -20,6 +20,7 @@ from meshfabric.kernel import netns
 from meshfabric.lab import frames
 from meshfabric.lab.state import Lab
 from meshfabric.lab.underlay import port_name
+from meshfabric.model.settings import DatapathSettings
 
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23  # linux/if_packet.h
 SO_ATTACH_FILTER, ETH_P_ALL = 26, 0x0003
@@ -32,12 +33,14 @@ class Counts(NamedTuple):
     """Packets that the nodes have sent into a segment since the capture began.
 
     `fabric` have a fabric address in their outer header: none may, ever.
-    `encrypted` are WireGuard's data messages, keepalives among them.
+    `encrypted` are WireGuard's data messages, keepalives among them; `plain` are packets between nodes that
+    both take them without encryption, with fabric addresses inside.
     """
 
     total: int
     fabric: int
     encrypted: int
+    plain: int
 
 
 class _Program(ctypes.Structure):
@@ -71,7 +74,12 @@ def capture(lab: Lab, segment: str) -> Iterator[Capture]:
     """
     topology = lab.topology
     ports = [port_name(topology, port.node, port.slot) for port in topology.ports(segment)]
-    programs = (frames.everything(), frames.addresses_in(topology.prefixes), frames.wireguard_data())
+    programs = (
+        frames.everything(),
+        frames.addresses_in(topology.prefixes),
+        frames.wireguard_data(),
+        frames.udp_to(DatapathSettings().plain_port),
+    )
     with contextlib.ExitStack() as opened:
         sockets = netns.run(Path(f"/proc/{lab.init.pid}/ns/net"), _open_all, ports, programs, opened)
         yield Capture(sockets)

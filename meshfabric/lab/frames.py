@@ -12,7 +12,7 @@ from typing import NamedTuple
 from meshfabric.model.addresses import Network, parse_network
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30
-LOAD_WORD_AT_X, LOAD_X_IPV4_LENGTH = 0x40, 0xB1
+LOAD_WORD_AT_X, LOAD_HALF_AT_X, LOAD_X_IPV4_LENGTH = 0x40, 0x48, 0xB1
 AND, JUMP_EQUAL, RETURN = 0x54, 0x15, 0x06
 
 ACCEPT_BYTES = 96
@@ -22,7 +22,7 @@ IP_AT = 14
 IPV4_FRAGMENT_AT, IPV4_PROTOCOL_AT, IPV4_ADDRESSES_AT = IP_AT + 6, IP_AT + 9, (IP_AT + 12, IP_AT + 16)
 IPV6_NEXT_HEADER_AT, IPV6_ADDRESSES_AT, IPV6_PAYLOAD_AT = IP_AT + 6, (IP_AT + 8, IP_AT + 24), IP_AT + 40
 IPV4_OFFSET_MASK = 0x1FFF
-UDP, UDP_BYTES = 17, 8
+UDP, UDP_BYTES, UDP_TO_AT = 17, 8, 2
 WIREGUARD_DATA = 0x04000000
 """The first four bytes of a data message: its type and three reserved ones (WireGuard, 5.4.6)."""
 _WORD_BYTES, _WORD_BITS, _ONES = 4, 32, 0xFFFFFFFF
@@ -67,12 +67,24 @@ def addresses_in(prefixes: Sequence[str]) -> list[Instruction]:
 
 def wireguard_data() -> list[Instruction]:
     """Accepts UDP over IPv4 (whole or first fragment) or IPv6 that begins like WireGuard's data messages."""
+    in_ipv4 = Match(LOAD_WORD_AT_X, IP_AT + UDP_BYTES, WIREGUARD_DATA)
+    in_ipv6 = Match(LOAD_WORD, IPV6_PAYLOAD_AT + UDP_BYTES, WIREGUARD_DATA)
+    return [*_udp(in_ipv4, in_ipv6), _reject()]
+
+
+def udp_to(port: int) -> list[Instruction]:
+    """Accepts UDP over IPv4 (whole or first fragment) or IPv6 to that port."""
+    in_ipv4 = Match(LOAD_HALF_AT_X, IP_AT + UDP_TO_AT, port)
+    in_ipv6 = Match(LOAD_HALF, IPV6_PAYLOAD_AT + UDP_TO_AT, port)
+    return [*_udp(in_ipv4, in_ipv6), _reject()]
+
+
+def _udp(in_ipv4: Match, in_ipv6: Match) -> list[Instruction]:
+    """A block for each family: UDP, and what is to be seen in it."""
     ipv4 = [_ethertype(4), Match(LOAD_BYTE, IPV4_PROTOCOL_AT, UDP)]
     ipv4.append(Match(LOAD_HALF, IPV4_FRAGMENT_AT, 0, IPV4_OFFSET_MASK))
-    ipv4.append(Match(LOAD_WORD_AT_X, IP_AT + UDP_BYTES, WIREGUARD_DATA))
     ipv6 = [_ethertype(6), Match(LOAD_BYTE, IPV6_NEXT_HEADER_AT, UDP)]
-    ipv6.append(Match(LOAD_WORD, IPV6_PAYLOAD_AT + UDP_BYTES, WIREGUARD_DATA))
-    return [*_block(ipv4), *_block(ipv6), _reject()]
+    return [*_block([*ipv4, in_ipv4]), *_block([*ipv6, in_ipv6])]
 
 
 def _ethertype(version: int) -> Match:
@@ -105,7 +117,7 @@ def _block(matches: Sequence[Match]) -> list[Instruction]:
 
 def _code(match: Match) -> list[Instruction]:
     code = [Instruction(match.load, 0, 0, match.at)]
-    if match.load == LOAD_WORD_AT_X:
+    if match.load in (LOAD_WORD_AT_X, LOAD_HALF_AT_X):
         code.insert(0, Instruction(LOAD_X_IPV4_LENGTH, 0, 0, IP_AT))
     if match.mask != _ONES:
         code.append(Instruction(AND, 0, 0, match.mask))

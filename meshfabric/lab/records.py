@@ -14,7 +14,14 @@ from meshfabric.lab.impairment import Impairment
 from meshfabric.model.addresses import parse_network
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import NodeKind
-from meshfabric.model.settings import PodPair, RotationSettings, Sharing, WireGuardKind, WorldMode
+from meshfabric.model.settings import (
+    Encryption,
+    PodPair,
+    RotationSettings,
+    Sharing,
+    WireGuardKind,
+    WorldMode,
+)
 from meshfabric.model.yamltext import suggest
 
 TAP_PREFIX = "tap-"
@@ -25,6 +32,7 @@ _Named = TypeVar("_Named", "Segment", "Node", "Uplink", "Workload")
 class Segment(msgspec.Struct, frozen=True):
     """An underlay network of its own: segments do not reach each other. `mtu` in bytes.
 
+    `encryption` off: its nodes say so of their uplinks, but for those that say otherwise.
     The rest is what befalls each crossing from one node to another, see `impairment`.
     """
 
@@ -32,6 +40,7 @@ class Segment(msgspec.Struct, frozen=True):
     ipv4: str = ""
     ipv6: str = ""
     mtu: int = 1500
+    encryption: Encryption = Encryption.ON
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
     loss_percent: float = 0.0
@@ -52,7 +61,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Uplink(msgspec.Struct, frozen=True):
-    """A node's port in a segment; `name` is its device. `mtu` 0 in the file means the segment's.
+    """A node's port in a segment; `name` is its device. `mtu` 0 and no `encryption` mean the segment's.
 
     `capacity`, in Mbit/s, is what its agent is told; `Segment.rate_mbit` is what holds.
     """
@@ -62,6 +71,7 @@ class Uplink(msgspec.Struct, frozen=True):
     mtu: int = 0
     cost: int = 0
     capacity: int = 0
+    encryption: Encryption | None = None
 
 
 class Node(msgspec.Struct, frozen=True):

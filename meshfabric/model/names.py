@@ -44,13 +44,23 @@ def tunnel_device(prefix: str, local: int, remote: int, generation: int = 0) -> 
     return f"{prefix}wg{local}{remote}{'b' if generation else ''}"
 
 
+def plain_device(prefix: str, local: int, remote: int) -> str:
+    """The device between local uplink and remote slot that does not encrypt: `mfpl01`."""
+    return f"{prefix}pl{local}{remote}"
+
+
+def is_plain_device(prefix: str, device: str) -> bool:
+    """Whether a device has the name of a tunnel without encryption."""
+    return re.fullmatch(rf"{re.escape(prefix)}pl[0-7]{{2}}", device) is not None
+
+
 def twin_device(device: str) -> str:
     """The device of the same tunnel with keys of the other generation."""
     return device[:-1] if tunnel_generation(device) else f"{device}b"
 
 
 def is_tunnel_device(prefix: str, device: str) -> bool:
-    """Whether a device has the name of one of the fabric's tunnels."""
+    """Whether a device has the name of one of the fabric's WireGuard tunnels."""
     return re.fullmatch(rf"{re.escape(prefix)}wg[0-7]{{2}}b?", device) is not None
 
 

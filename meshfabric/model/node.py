@@ -32,7 +32,8 @@ class Uplink(msgspec.Struct, frozen=True):
     `slot` 0..7 numbers it in device names and ports; `addresses` are the
     underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
     preferred; `capacity` in Mbit/s weighs shares, 0: unknown. `draining`: it is about to be
-    taken down, both ends take it last.
+    taken down, both ends take it last. `plain_port`: packets without encryption are taken
+    there, by UDP; 0: none are.
     """
 
     slot: int
@@ -43,6 +44,7 @@ class Uplink(msgspec.Struct, frozen=True):
     cost: int = 0
     capacity: int = 0
     draining: bool = False
+    plain_port: int = 0
 
 
 class Tunnel(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ class Table(Enum):
 
     TUNNELS = "tunnels"
     PEERS = "peers"
+    PLAIN_DEVICES = "plain_devices"
     RULES = "rules"
     HOST_ADDRESSES = "host_addresses"
     ROUTES = "routes"
@@ -30,6 +31,7 @@ class Table(Enum):
     DELAYS = "delays"
     FABRIC = "fabric"
     UPLINKS = "uplinks"
+    PLAIN_ENDS = "plain_ends"
     NODES = "nodes"
     PROBES = "probes"
     LOOP = "loop"
@@ -44,6 +46,7 @@ class Table(Enum):
 MAPS = (
     Table.FABRIC,
     Table.UPLINKS,
+    Table.PLAIN_ENDS,
     Table.NODES,
     Table.PROBES,
     Table.LOOP,
@@ -61,6 +64,16 @@ class TunnelDevice(msgspec.Struct, frozen=True):
     remote: int
     port: int
     mark: int
+    mtu: int
+
+
+class PlainDevice(msgspec.Struct, frozen=True):
+    """A device of a tunnel without encryption (key: its name): VXLAN-GPE to UDP `port`, of which it takes in
+    what has this VNI. Where each packet goes its program says.
+    """
+
+    vni: int
+    port: int
     mtu: int
 
 

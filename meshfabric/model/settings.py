@@ -5,7 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from meshfabric.model.node import NodeKind
+from meshfabric.model.keyring import GENERATIONS
+from meshfabric.model.node import MAX_SLOTS, NodeKind
+
+TUNNELS = GENERATIONS * MAX_SLOTS * MAX_SLOTS
+"""WireGuard's ports in a row, and marks, from their bases on."""
 
 
 class Queue(StrEnum):
@@ -13,6 +17,13 @@ class Queue(StrEnum):
 
     AUTO = "auto"  # fq in place of what the kernel took by itself; what an operator chose stays
     KEEP = "keep"  # none of our business
+
+
+class Encryption(StrEnum):
+    """Whether what goes by an uplink to other nodes is encrypted."""
+
+    ON = "on"
+    OFF = "off"  # not to nodes that say the same of theirs in that segment
 
 
 class WireGuardKind(StrEnum):
@@ -58,6 +69,7 @@ class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gateways: tuple[str, ...] = ()
     qdisc: Queue = Queue.AUTO
     capacity: int = 0
+    encryption: Encryption = Encryption.ON
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +96,16 @@ class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flows: int = 131072
     world_port_base: int = 61000
     world_ports: int = 4536
+
+    @property
+    def plain_port(self) -> int:
+        """The UDP port of all tunnels without encryption: the one after WireGuard's."""
+        return self.port_base + TUNNELS
+
+    @property
+    def plain_mark(self) -> int:
+        """The mark of their packets by uplink 0; that of the next follows."""
+        return self.mark_base + TUNNELS
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,3 +155,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0
     sharing: Sharing = Sharing.OFF
+
+    @property
+    def trusted_slots(self) -> tuple[int, ...]:
+        """The uplinks on which encryption is off."""
+        return tuple(slot for slot, uplink in enumerate(self.uplinks) if uplink.encryption is Encryption.OFF)
+
+    @property
+    def trusts(self) -> bool:
+        """Whether encryption is off on any uplink."""
+        return bool(self.trusted_slots)
+
+    @property
+    def tunnel_ports(self) -> range:
+        """WireGuard's, and the one after them where a segment goes without encryption."""
+        first = self.datapath.port_base
+        return range(first, first + TUNNELS + self.trusts)

@@ -19,6 +19,8 @@ from meshfabric.model.tables import (
     LOOP,
     MAX_PREFIXES,
     NUMBER,
+    PLAIN_END,
+    PLAIN_KEY,
     POLICY_FIXED_BITS,
     POLICY_KEY,
     POLICY_VALUE,
@@ -55,6 +57,11 @@ def _node_key(key: bytes) -> str:
 
 def _node(value: bytes) -> str:
     return ", ".join(f"ifindex {index} mtu {mtu}" for index, mtu in read_node(value)) or "no path"
+
+
+def _plain_end(value: bytes) -> str:
+    remote, local, vni, mark = PLAIN_END.unpack(value)
+    return f"from {format_address(local)} to {format_address(remote)} vni {vni:#x} mark {mark:#x}"
 
 
 def _probe(value: bytes) -> str:
@@ -126,6 +133,7 @@ def _masked(address: bytes, mask: bytes) -> str:
 _KEYS: dict[str, Callable[[bytes], str]] = {
     "fabric": _number,
     "uplinks": lambda key: f"slot {_number(key)}",
+    "plain_ends": lambda key: "ifindex {} place {}".format(*PLAIN_KEY.unpack(key)),
     "nodes": _node_key,
     "probes": _node_key,
     "loop": _number,
@@ -137,6 +145,7 @@ _KEYS: dict[str, Callable[[bytes], str]] = {
 _VALUES: dict[str, Callable[[bytes], str]] = {
     "fabric": _fabric,
     "uplinks": _uplink,
+    "plain_ends": _plain_end,
     "nodes": _node,
     "probes": _probe,
     "loop": lambda value: "out ifindex {} in ifindex {}".format(*LOOP.unpack(value)),

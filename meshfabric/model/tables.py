@@ -17,7 +17,7 @@ FIRST_NODE = 4096
 PLACES = 8192
 WORLD = PLACES - 1
 MAX_PATHS = 8
-LAST_PATH = MAX_PATHS - 1
+BITS_OF_A_RANK = 4
 MAX_PREFIXES = 8
 MAX_EXPOSED = 8
 NOWHERE = 0
@@ -26,7 +26,9 @@ ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBx6s6x")
 SHARES = 64
-NODE = struct.Struct(f"=HBB{MAX_PATHS}H{MAX_PATHS}I{SHARES}s")
+NODE = struct.Struct(f"=I{MAX_PATHS}H{MAX_PATHS}II{SHARES}s")
+PLAIN_KEY = struct.Struct("=II")
+PLAIN_END = struct.Struct("=16s16sII")
 PATH = struct.Struct("=QQQQQ6IQQQ10IQQQQII24x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
@@ -115,6 +117,7 @@ class Reason(IntEnum):
     AUDITED = 27
     FORWARDED_TO_WORLD = 28
     NAT_FULL = 29
+    STRANGER = 30
 
 
 FIRST_DROP = Reason.MALFORMED
@@ -239,30 +242,49 @@ def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, ma
     return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
 
 
-def node_value(paths: list[tuple[int, int]], *, backwards: bool = False, shares: Sequence[int] = ()) -> bytes:
-    """Value of `nodes`: WireGuard devices by position, at most MAX_PATHS, (0, 0) where there is none.
+def node_value(
+    paths: list[tuple[int, int]], order: Sequence[int] | None = None, shares: Sequence[int] = ()
+) -> bytes:
+    """Value of `nodes`: tunnels' devices by position, at most MAX_PATHS, (0, 0) where there is none.
 
     Beside each is the largest IP packet for the node that fits there, in bytes; 0 lets every one pass.
-    The preferred one comes first, or with `backwards` last. `shares`: SHARES positions, whose each flow
-    takes the one that its hash leads to; empty: all take the preferred one.
+    `order` has positions, the preferred one first; those that it does not have come after, as they stand.
+    `shares`: SHARES positions, whose each flow takes the one that its hash leads to; empty: all take the
+    preferred one.
     """
     used = paths[:MAX_PATHS]
     padded = used + [(0, 0)] * (MAX_PATHS - len(used))
     ifindexes, mtus = zip(*padded, strict=True)
-    first = LAST_PATH if backwards else 0
-    return NODE.pack(sum(map(bool, ifindexes)), first, bool(shares), *mtus, *ifindexes, bytes(shares))
+    ranks = _order(order or ()) if any(ifindexes) else 0
+    return NODE.pack(ranks, *mtus, *ifindexes, bool(shares), bytes(shares))
+
+
+def _order(first: Sequence[int]) -> int:
+    positions = dict.fromkeys([*first, *range(MAX_PATHS)])
+    return sum(position << BITS_OF_A_RANK * rank for rank, position in enumerate(positions))
 
 
 def read_node(value: bytes) -> list[tuple[int, int]]:
     """Devices and MTUs of a value of `nodes`, the preferred one first."""
-    _, first, _, *rest, _ = NODE.unpack(value)
+    order, *rest, _, _ = NODE.unpack(value)
     paths = list(zip(rest[MAX_PATHS:], rest[:MAX_PATHS], strict=True))
-    return [path for path in (paths[::-1] if first else paths) if path[0]]
+    positions = [order >> BITS_OF_A_RANK * rank & MAX_PATHS - 1 for rank in range(MAX_PATHS)]
+    return [paths[position] for position in positions if paths[position][0]]
+
+
+def plain_key(ifindex: int, place: int) -> bytes:
+    """Key of `plain_ends`: a device, and the place of a node."""
+    return PLAIN_KEY.pack(ifindex, place)
+
+
+def plain_value(remote: Address, local: Address, vni: int, mark: int) -> bytes:
+    """Value of `plain_ends`: the node's uplink and ours."""
+    return PLAIN_END.pack(remote, local, vni, mark)
 
 
 def positions(value: bytes) -> dict[int, int]:
     """Where each device of a value of `nodes` stands."""
-    ifindexes = NODE.unpack(value)[2 + MAX_PATHS :] if value else ()
+    ifindexes = NODE.unpack(value)[1 + MAX_PATHS : 1 + 2 * MAX_PATHS] if value else ()
     return {ifindex: position for position, ifindex in enumerate(ifindexes) if ifindex}
 
 

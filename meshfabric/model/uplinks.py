@@ -8,11 +8,15 @@ thousand; what is made of it is `compiler.paths`' business.
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from ipaddress import ip_interface
+from itertools import product
 from typing import Any, NamedTuple
 
 from meshfabric.model.addresses import family_of
 from meshfabric.model.node import Link, Uplink
-from meshfabric.model.settings import Settings
+from meshfabric.model.settings import Encryption, Settings, UplinkSettings
+
+ENCRYPTED = 0
+"""No port for packets without encryption."""
 
 
 class Size(NamedTuple):
@@ -26,7 +30,7 @@ class FarEnds:
     """The uplinks of the other nodes, counted by what depends on them."""
 
     def __init__(self) -> None:
-        self._ends: Counter[tuple[int, str, int]] = Counter()  # slot, segment, family
+        self._ends: Counter[tuple[int, str, int, int]] = Counter()  # slot, segment, family, plain port
         self._sizes: Counter[Size] = Counter()
 
     def replace(self, old: Iterable[Uplink], new: Iterable[Uplink]) -> None:
@@ -34,12 +38,16 @@ class FarEnds:
         for uplinks, times in ((old, -1), (new, 1)):
             for uplink in uplinks:
                 count(self._sizes, size_of(uplink), times)
-                for family in addresses_of(uplink):
-                    count(self._ends, (uplink.slot, uplink.segment, family), times)
+                for family, port in product(addresses_of(uplink), {ENCRYPTED, uplink.plain_port}):
+                    count(self._ends, (uplink.slot, uplink.segment, family, port), times)
 
-    def reachable(self, uplink: Uplink, slot: int) -> bool:
-        """Whether some node's uplink `slot` shares segment and address family with this one."""
-        return any((slot, uplink.segment, family) in self._ends for family in addresses_of(uplink))
+    def reachable(self, uplink: Uplink, slot: int, plain_port: int = ENCRYPTED) -> bool:
+        """Whether some node's uplink `slot` shares segment and address family with this one, and the port
+        for packets without encryption if one is given.
+        """
+        return any(
+            (slot, uplink.segment, family, plain_port) in self._ends for family in addresses_of(uplink)
+        )
 
     def sizes(self) -> Iterable[Size]:
         """Every size that occurs, once."""
@@ -70,6 +78,7 @@ def own_uplinks(
             wanted.cost,
             capacity=wanted.capacity,
             draining=wanted.name in draining,
+            plain_port=_plain_port(settings, wanted),
         )
         for slot, wanted in enumerate(settings.uplinks)
         if (link := links.get(wanted.device)) is not None
@@ -84,6 +93,10 @@ def addresses_of(uplink: Uplink) -> dict[int, str]:
 def size_of(uplink: Uplink) -> Size:
     """The size of an uplink; one without addresses counts as IPv6, to be safe."""
     return Size(uplink.mtu, max(addresses_of(uplink), default=6))
+
+
+def _plain_port(settings: Settings, wanted: UplinkSettings) -> int:
+    return settings.datapath.plain_port if wanted.encryption is Encryption.OFF else ENCRYPTED
 
 
 def _one_of_each(addresses: Iterable[str]) -> tuple[str, ...]:

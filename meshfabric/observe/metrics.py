@@ -36,6 +36,7 @@ class PathReading(NamedTuple):
     jitter_back_ns: int = 0
     faults: int = 0
     falls: int = 0
+    encrypted: bool = True
 
 
 class Reading(NamedTuple):
@@ -99,10 +100,12 @@ def _paths(reading: Reading) -> Iterator[Metric]:
     falls = CounterMetricFamily(
         "meshfabric_path_falls", "Times the path got worse: given up, lossy or slow.", labels=labels
     )
-    families: tuple[Family, ...] = (up, active, rtt, sent, heard, flaps, falls)
+    encrypted = GaugeMetricFamily("meshfabric_path_encrypted", "0 if packets go in clear.", labels=labels)
+    families: tuple[Family, ...] = (up, active, rtt, sent, heard, flaps, falls, encrypted)
     for path in reading.paths:
         where = [path.node, path.device]
-        values = (path.up, path.active, path.rtt_us / US_PER_S, path.sent, path.heard, path.flaps, path.falls)
+        rtt_s, counts = path.rtt_us / US_PER_S, (path.sent, path.heard, path.flaps, path.falls)
+        values = (path.up, path.active, rtt_s, *counts, path.encrypted)
         for family, value in zip(families, values, strict=True):
             family.add_metric(where, value)
     yield from families

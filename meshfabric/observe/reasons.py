@@ -26,12 +26,13 @@ MEANING = {
     Reason.FLOWS_FULL: "the flow could not be remembered",
     Reason.CLEAR_EGRESS: "fabric address in clear, about to leave by an uplink",
     Reason.CLEAR_INGRESS: "fabric address in clear, arrived on an uplink",
-    Reason.WRONG_UPLINK: "WireGuard packet for another uplink",
-    Reason.NOT_FROM_FABRIC: "towards a workload or tunnel, but not by the fabric",
+    Reason.WRONG_UPLINK: "a tunnel's packet for another uplink",
+    Reason.NOT_FROM_FABRIC: "towards a workload or tunnel, here or at another node, but not by the fabric",
     Reason.FRAGMENT: "later fragment of a packet whose first one was not seen",
     Reason.UNSUPPORTED: "a protocol or extension header that is not forwarded",
     Reason.AUDITED: "went, but a policy in audit would have stopped it",
     Reason.FORWARDED_TO_WORLD: "out of an uplink to an address outside of the fabric",
     Reason.NAT_FULL: "no port of the node is left for another flow to that end of the world",
+    Reason.STRANGER: "not encrypted, and not from the uplink of the node whose address it bears",
 }
 assert MEANING.keys() == set(Reason)

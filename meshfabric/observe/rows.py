@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from meshfabric.compiler.cells import BASELINE
 from meshfabric.compiler.paths import Pair, joined, path_mtu, tunnel_devices
+from meshfabric.compiler.plain import clear_nodes
 from meshfabric.compiler.policies import concerned
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import format_labels, format_selector
@@ -31,7 +32,7 @@ class PathSeen(NamedTuple):
     node: str
     pair: Pair
     device: str
-    generation: int
+    generation: int | None  # of its keys; None: it does not encrypt
     state: PathState
     health: str
     active: bool
@@ -110,6 +111,7 @@ def _path_row(world: World, path: PathSeen, why: str) -> Row:
         "remote": remote.name,
         "segment": uplink.segment,
         "endpoint": path.pair.destination,
+        "encryption": "off" if path.generation is None else "on",
         "generation": path.generation,
         "state": path.health,
         "active": path.active,
@@ -129,6 +131,15 @@ def _path_row(world: World, path: PathSeen, why: str) -> Row:
         "rx_bytes": path.rx_bytes,
         "tx_bytes": path.tx_bytes,
     }
+
+
+def encryption(world: World) -> dict[str, Any]:
+    """Where packets to other nodes may go in clear: `off` has a row an uplink; the number of such nodes."""
+    rows = []
+    for slot, nodes in clear_nodes(world).items():
+        uplink = world.settings.uplinks[slot]
+        rows.append({"segment": uplink.segment, "uplink": uplink.name, "nodes": len(nodes)})
+    return {"off": rows}
 
 
 def key_rows(world: World, made_s: Mapping[str, float], now_s: float) -> list[Row]:

@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
     device: str
     pair: Pair
-    generation: int
+    generation: int | None
     grade: int
     heard_ns: int
 
@@ -134,14 +134,19 @@ def chosen(paths: Sequence[Candidate]) -> Candidate | None:
 def _why(old: Candidate, there: Candidate | None, new: Candidate) -> str:
     """What made the paths, as they were ordered anew, choose otherwise."""
     if there is None:
-        return "new keys" if old.generation != new.generation else "path gone"
+        return "new keys" if _has_other_keys(old, new) else "path gone"
     if there.pair.draining and not old.pair.draining:
         return "drained"
     if there.grade > old.grade:
         return _fault(there.grade)
     if old.pair.draining:
         return "not drained any more"
-    return "new keys" if old.generation != new.generation else "order changed"
+    return "new keys" if _has_other_keys(old, new) else "order changed"
+
+
+def _has_other_keys(one: Candidate | PathSeen, other: Candidate | PathSeen) -> bool:
+    """Tunnels without encryption have none."""
+    return None not in (one.generation, other.generation) and one.generation != other.generation
 
 
 def explain(paths: Sequence[PathSeen], now_ns: int) -> list[str]:
@@ -169,8 +174,10 @@ def _reason(paths: Sequence[PathSeen], index: int, active: int, now_ns: int) -> 
         return _trouble(path)
     if path.pair.draining:
         return "draining"
-    if path.generation != paths[active].generation:
+    if _has_other_keys(path, paths[active]):
         return "in reserve: keys of another epoch"
+    if paths[active].generation is None and path.generation is not None:
+        return "in reserve: encrypts"
     dearer = path.pair.cost - paths[active].pair.cost
     return f"in reserve: costs {dearer} more" if dearer > 0 else "in reserve: configured later"
 

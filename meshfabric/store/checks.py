@@ -270,6 +270,7 @@ def _check_uplink(uplink: Uplink, place: str) -> None:
     _check_range(uplink.mtu, LEAST_UPLINK_MTU, GREATEST_UPLINK_MTU, "mtu", place)
     _check_range(uplink.cost, 0, MAX_COST, "cost", place)
     _check_range(uplink.capacity, 0, MAX_CAPACITY, "capacity", place)
+    _check_range(uplink.plain_port, 0, MAX_PORT, "plain_port", place)
     families = [is_ipv4(parse_address(text, place)) for text in uplink.addresses]
     _check_unlike(place, "address families", families)
     for text in uplink.addresses:

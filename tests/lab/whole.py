@@ -22,11 +22,12 @@ from msgspec.structs import replace
 from meshfabric.api.client import call
 from meshfabric.api.messages import Ask
 from meshfabric.lab import agents, build, etcd, state, status, underlay, workloads
-from meshfabric.lab.capture import Capture, capture
+from meshfabric.lab.capture import Capture, Counts, capture
 from meshfabric.lab.process import Process
 from meshfabric.lab.records import Workload
 from meshfabric.lab.state import Lab
 from meshfabric.lab.topology import default_text, read
+from meshfabric.model.settings import Encryption
 from tests.lab.kernel import numbers
 from tests.lab.small import fresh_name
 from tests.lab.store import Store
@@ -77,15 +78,17 @@ def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: N
             build.start_agents(lab, lambda step: None)
             build.attach_workloads(lab, lambda step: None)
             yield lab
-        assert all(encrypted for _, _, encrypted in wires.values())
+        assert all(counts.encrypted for counts in wires.values())
     finally:
         build.down(name)
 
 
 @contextlib.contextmanager
-def watched(lab: Lab) -> Iterator[dict[str, tuple[int, int, int]]]:
-    """Fails at its end if any segment saw a fabric address; the counts are filled in by then."""
-    counted: dict[str, tuple[int, int, int]] = {}
+def watched(lab: Lab) -> Iterator[dict[str, Counts]]:
+    """Fails at its end if any segment saw a fabric address, or a packet in clear where that is not asked
+    for; the counts are filled in by then.
+    """
+    counted: dict[str, Counts] = {}
     with contextlib.ExitStack() as stack:
         wires: dict[str, Capture] = {
             one.name: stack.enter_context(capture(lab, one.name)) for one in lab.topology.segments
@@ -93,7 +96,9 @@ def watched(lab: Lab) -> Iterator[dict[str, tuple[int, int, int]]]:
         yield counted
         for name, wire in wires.items():
             counted[name] = wire.counts()
-            assert counted[name][1] == 0, f"in clear on {name}: {wire.in_clear()}"
+            assert counted[name].fabric == 0, f"in clear on {name}: {wire.in_clear()}"
+            trusted = lab.topology.segment(name).encryption is Encryption.OFF
+            assert trusted or counted[name].plain == 0, f"unencrypted on {name}: {counted[name]}"
 
 
 def put_right(lab: Lab) -> Lab:

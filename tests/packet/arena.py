@@ -20,7 +20,7 @@ from meshfabric.kernel import links, loader, netns
 
 BPF_SOURCES = Path(__file__).parents[2] / "bpf"
 OBJECTS = Path(__file__).parents[2] / "build" / "bpf"
-PROGRAMS = ("workload", "overlay", "uplink", "token")
+PROGRAMS = ("workload", "overlay", "plain", "uplink", "token")
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 

@@ -74,6 +74,6 @@ def positions(
     """The tunnels to the far node, each at its position, and what fits there."""
     ifindexes = {at: rig.ifindex[device] for at, device in devices.items()}
     paths = [(ifindexes.get(at, 0), (mtus or {}).get(at, 0)) for at in range(MAX_PATHS)]
-    value = node_value(paths, backwards=backwards, shares=shares)
+    value = node_value(paths, range(MAX_PATHS)[::-1] if backwards else (), shares)
     with rig.overwritten("nodes", number(FAR - FIRST_NODE), value):
         yield

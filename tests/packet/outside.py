@@ -20,7 +20,14 @@ from tests.packet.rig import Rig
 from tests.packet.world import Owner, Rule, World
 
 FIRST_PORT, PORTS = 61000, 64
-SETTINGS = {"world_port_base": FIRST_PORT.to_bytes(2, "little"), "world_ports": PORTS.to_bytes(2, "little")}
+PLAIN_PORT, PLAIN_MARK = 51948, 0x4D460080
+SETTINGS = {
+    "world_port_base": FIRST_PORT.to_bytes(2, "little"),
+    "world_ports": PORTS.to_bytes(2, "little"),
+    "plain_port": PLAIN_PORT.to_bytes(2, "little"),
+    "plain_mark": PLAIN_MARK.to_bytes(4, "little"),
+    "plain_slots": b"\1",
+}
 RANGE = range(FIRST_PORT, FIRST_PORT + PORTS)
 UPLINK_MTU = 1370  # below alpha's 1380: there is something that does not fit
 ID_WORLD, ID_BANNED = 2, 3  # WORLD_IDENTITY, and one that policies name

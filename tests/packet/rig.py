@@ -93,16 +93,24 @@ class Rig:
             memory[:] = bytes(size)
 
     def run(
-        self, program: str, packet: bytes, device: str, mark: int = 0, segment: int = 0, told: int = 0
+        self,
+        program: str,
+        packet: bytes,
+        device: str,
+        mark: int = 0,
+        segment: int = 0,
+        told: int = 0,
+        place: int = 0,
     ) -> Run:
         """Run the program on the packet as if it passed `device`; `segment` makes it a GSO packet.
 
-        `told` is the length that the program before, which set `mark`, let this one know.
+        `told` and `place` are the length and the receiver's node that the program before, which set `mark`,
+        let this one know.
         """
         context = SkbContext(
             ifindex=self.ifindex[device],
             mark=mark,
-            cb=told.to_bytes(4, sys.byteorder) + bytes(16),
+            cb=told.to_bytes(4, sys.byteorder) + place.to_bytes(4, sys.byteorder) + bytes(12),
             gso_size=segment,
             gso_segs=2 if segment else 0,
         )

@@ -7,7 +7,7 @@ others may not let a packet grow or vanish uncounted.
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshfabric.model.tables import NO_DROPS, Direction
+from meshfabric.model.tables import NO_DROPS, Direction, Reason
 from tests.packet import world as fabric
 from tests.packet.bent import LONGEST, SHORTEST, bent, framed, is_no_probe, padded, rewritten, sent
 from tests.packet.oracle import NEXT, REDIRECT, SHOT
@@ -71,12 +71,15 @@ def test_into_tunnels_and_workloads(rig: Rig, data: bytes, mark: int) -> None:
     for program, device, told in (
         ("to_overlay", "mfwg00", len(data)),
         ("to_overlay", "mfwg00", len(data) + 1),
+        ("to_plain", "mfwg00", len(data)),
         ("to_workload", "mfp1", 0),
     ):
         run = rig.run(program, data, device, mark=mark, told=told)
         assert run.action in (NEXT, SHOT)
         _judge(run, data, 0)
-        if mark and (program == "to_workload" or told == len(data)):
+        if mark and program == "to_plain":
+            assert (run.action, run.reason) == (SHOT, Reason.NO_PATH)
+        elif mark and (program == "to_workload" or told == len(data)):
             assert (run.action, run.packet, run.mark) == (NEXT, data, 0)
 
 
@@ -102,6 +105,8 @@ def test_nothing_vanishes_and_nothing_grows(rig: Rig, data: bytes) -> None:
         ("from_netkit", "mfp2", 0),
         ("from_overlay", "mfwg00", LINK_HEADER),
         ("to_overlay", "mfwg00", 0),
+        ("from_plain", "mfwg00", LINK_HEADER),
+        ("to_plain", "mfwg00", 0),
     ):
         run = rig.run(program, data, device)
         assert run.action in (NEXT, SHOT, REDIRECT)

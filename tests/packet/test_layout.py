@@ -52,14 +52,23 @@ PACKED = {
         },
     ),
     "node": (
-        tables.node_value([(8, 1380), (9, 1300)], backwards=True, shares=[6, 7] * (tables.SHARES // 2)),
+        tables.node_value([(8, 1380), (9, 1300)], [7, 3], [6, 7] * (tables.SHARES // 2)),
         {
-            "n_paths": (2, 2),
-            "first": (tables.LAST_PATH, 1),
-            "shared": (1, 1),
+            "order": (0x65421037, 4),
+            "shared": (1, 4),
             "share": (7 << 8 | 6, 2),
             "mtu": (1300 << 16 | 1380, 4),
             "ifindex": (9 << 32 | 8, 8),
+        },
+    ),
+    "plain_key": (tables.plain_key(7, 4097), {"ifindex": (7, 4), "place": (4097, 4)}),
+    "plain_end": (
+        tables.plain_value(bytes(range(16)), bytes(range(16, 32)), 0x6D6601, 3),
+        {
+            "remote": (int.from_bytes(bytes(range(16)), "little"), 16),
+            "local": (int.from_bytes(bytes(range(16, 32)), "little"), 16),
+            "vni": (0x6D6601, 4),
+            "mark": (3, 4),
         },
     ),
     "policy_key": (
@@ -186,6 +195,7 @@ def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
     assert constants(btf, "grade") == {one.name: one.value for one in tables.Grade}
     assert constants(btf, "verdict") == {one.name: one.value for one in Verdict}
+    assert constants(btf, "order_bits") == {"BITS_OF_A_RANK": tables.BITS_OF_A_RANK}
     sizes = constants(btf, "sizes")
     for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "SHARES", "MAX_PREFIXES", "MAX_EXPOSED"):
         assert sizes[name] == getattr(tables, name)

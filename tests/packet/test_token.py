@@ -137,7 +137,7 @@ def test_tunnels_of_both_generations_of_keys_are_probed(clock: Clock) -> None:
     clock.fabric(V4)
     old, new = [(clock.ifindex[name], 0) for name in TUNNELS]
     paths = [old, *[(0, 0)] * (MAX_PATHS - 2), new]
-    clock.maps["nodes"].update(tables.number(0), tables.node_value(paths, backwards=True))
+    clock.maps["nodes"].update(tables.number(0), tables.node_value(paths, [7, 0]))
     clock.speak_to(0)
     assert clock.tick().action == REDIRECT
     assert [len(clock.sent(tunnel)) for tunnel in (0, 1)] == [1, 1]

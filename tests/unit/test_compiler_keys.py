@@ -39,11 +39,11 @@ def become(node: Node, nodes: list[Node], keyring: Keyring) -> None:
 
 
 def listed(node: Node, far: Node) -> tuple[bool, list[str]]:
-    """The tunnels of the datapath by position, and whether it counts backwards."""
+    """The tunnels of the datapath by position, and whether the last one of them is preferred."""
     names = {link.index: name for name, link in node.world.links.items()}
     place = node.world.node_numbers[far.name]
-    _, first, _, *found, _ = NODE.unpack(node.plan.table(Table.NODES)[number(place - FIRST_NODE)])
-    return bool(first), [names.get(index, "") for index in found[MAX_PATHS:]]
+    order, *found, _, _ = NODE.unpack(node.plan.table(Table.NODES)[number(place - FIRST_NODE)])
+    return order % MAX_PATHS == MAX_PATHS - 1, [names.get(index, "") for index in found[MAX_PATHS:]]
 
 
 def tunnels(node: Node) -> dict[str, TunnelDevice]:

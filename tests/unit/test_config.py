@@ -126,6 +126,8 @@ MISTAKES = [
     ("192.0.2.254", "192.0.2.999", 19, "no IP address"),
     ("192.0.2.254", "0.0.0.0", 19, "no gateway"),
     ("192.0.2.254", "2001:db8::ff", 19, "a second gateway of one family"),
+    ("device: eth0", "device: mfpl01", 17, "the fabric's own devices"),
+    ("cost: 10", "encryption: of", 22, "unknown encryption 'of' (did you mean 'off'?)"),
     ("cost: 10", "qdisc: leave", 22, "unknown qdisc 'leave' (one of auto, keep)"),
     ("kind: metal", "kind: metal\nwireguard: kernl", 4, "unknown wireguard 'kernl' (did you mean 'kernel'?)"),
     ("cost: 10", "cost: -1", 22, "cost -1 (0 to 1000000)"),
@@ -275,3 +277,23 @@ def test_a_mistake_in_a_policy_has_its_line(old: str, new: str, said: str) -> No
     with pytest.raises(InputError) as caught:
         read_policies(POLICIES.replace(old, new), "p.yaml")
     assert str(caught.value).startswith(said)
+
+
+def test_encryption_is_switched_off_by_one_word_and_for_one_uplink() -> None:
+    """`off` is a truth value to YAML 1.1; here it is the word, with quotes and without."""
+    for word in ("off", "'off'", '"off"'):
+        text = GOOD.replace("cost: 10", f"encryption: {word}")
+        assert [uplink.encryption for uplink in read_settings(text, "agent.yaml").uplinks] == ["on", "off"]
+    assert read_settings(GOOD, "agent.yaml").trusted_slots == ()
+    assert read_settings(text, "agent.yaml").trusted_slots == (1,)
+
+
+def test_its_port_and_marks_are_wanted_only_where_encryption_is_off() -> None:
+    last = GOOD.replace("port_base: 51820", "port_base: 65408\n  world_ports: 1024")
+    assert read_settings(last, "agent.yaml").datapath.port_base == 65408
+    with pytest.raises(InputError, match="1 to 65407"):
+        read_settings(last.replace("cost: 10", "encryption: off"), "agent.yaml")
+    marks = GOOD.replace("port_base: 51820", f"mark_base: {2**32 - 128}")
+    assert read_settings(marks, "agent.yaml").datapath.mark_base == 2**32 - 128
+    with pytest.raises(InputError, match="mark_base"):
+        read_settings(marks.replace("cost: 10", "encryption: off"), "agent.yaml")

@@ -101,6 +101,24 @@ def test_the_program_agrees_with_the_standard_library(fabric: Sieve, ends: tuple
 
 
 @pytest.mark.parametrize(
+    ("packet", "there"),
+    [
+        (IP() / UDP(dport=51948) / DATA, True),
+        (IP(options=[IPOption_NOP()] * 4) / UDP(dport=51948) / DATA, True),
+        (IPv6(src="::1", dst="::1") / UDP(dport=51948) / DATA, True),
+        (IP() / UDP(sport=51948, dport=51820) / DATA, False),
+        (IPv6(src="::1", dst="::1") / UDP(dport=51947) / DATA, False),
+        (IP() / TCP(dport=51948) / DATA, False),
+        (IP(frag=1) / UDP(dport=51948) / DATA, False),
+    ],
+)
+def test_datagrams_to_a_port(packet: Packet, there: bool) -> None:
+    sieve = Sieve(frames.udp_to(51948))
+    assert sieve.accepts(ether(packet)) is there
+    sieve.close()
+
+
+@pytest.mark.parametrize(
     ("packet", "encrypted"),
     [
         (IP() / UDP() / DATA, True),

@@ -12,6 +12,8 @@ from meshfabric.model.names import (
     WORKLOAD,
     check_name,
     host_devices,
+    is_plain_device,
+    plain_device,
     pod_device,
     tunnel_device,
     workload_mac,
@@ -44,7 +46,9 @@ def test_workloads_may_have_a_namespace(text: str, good: bool) -> None:
 def test_device_names_fit_and_are_unlike() -> None:
     tunnels = [tunnel_device(LONGEST_PREFIX, *slots) for slots in product(range(MAX_SLOTS), repeat=2)]
     pods = [pod_device(LONGEST_PREFIX, number) for number in range(1, FIRST_NODE)]
-    names = [*tunnels, *pods, *host_devices(LONGEST_PREFIX)]
+    clear = [plain_device(LONGEST_PREFIX, *slots) for slots in product(range(MAX_SLOTS), repeat=2)]
+    names = [*tunnels, *clear, *pods, *host_devices(LONGEST_PREFIX)]
+    assert all(is_plain_device(LONGEST_PREFIX, name) == (name in clear) for name in names)
     assert len(set(names)) == len(names)
     assert max(map(len, names)) <= IFNAMSIZ
     assert (tunnel_device("mf", 0, 1), pod_device("mf", 17)) == ("mfwg01", "mfp17")

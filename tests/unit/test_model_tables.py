@@ -11,7 +11,6 @@ from meshfabric.model import tables
 from meshfabric.model.addresses import Prefix, parse_address, parse_network, prefix_of
 from meshfabric.model.show import show_key, show_value
 from meshfabric.model.tables import (
-    LAST_PATH,
     MAX_PATHS,
     SHARES,
     Delivery,
@@ -74,24 +73,27 @@ def test_a_workload_value() -> None:
     assert show_value("workloads", value) == "ifindex 7 identity 300 mtu 1380 peer 02:6d:66:01:00:05"
 
 
-@given(st.lists(st.tuples(u32, u16), max_size=12), st.booleans())
-def test_a_node_value_holds_the_paths_by_position(paths: list[tuple[int, int]], backwards: bool) -> None:
-    value = node_value(paths, backwards=backwards)
-    count, first, shared, *found, share = struct.unpack(f"=HBB{MAX_PATHS}H{MAX_PATHS}I{SHARES}s", value)
+orders = st.lists(st.integers(0, MAX_PATHS - 1), unique=True)
+
+
+@given(st.lists(st.tuples(u32, u16), max_size=12), orders)
+def test_a_node_value_holds_the_paths_by_position(paths: list[tuple[int, int]], order: list[int]) -> None:
+    value = node_value(paths, order)
+    packed, *found, shared, share = struct.unpack(f"=I{MAX_PATHS}H{MAX_PATHS}II{SHARES}s", value)
     assert (shared, share) == (0, bytes(SHARES))
     mtus, ifindexes = found[:MAX_PATHS], found[MAX_PATHS:]
-    assert first == (LAST_PATH if backwards else 0)
+    whole = order + [position for position in range(MAX_PATHS) if position not in order]
     assert list(zip(ifindexes, mtus, strict=True))[: len(paths)] == paths[:MAX_PATHS]
     assert not any(ifindexes[len(paths) :] + mtus[len(paths) :])
-    used = [path for path in paths[:MAX_PATHS] if path[0]]
-    assert count == len(used)
-    assert read_node(value) == (used[::-1] if backwards else used)
+    used = [paths[position] for position in whole if position < len(paths) and paths[position][0]]
+    assert f"{packed:08x}"[::-1] == ("".join(map(str, whole)) if used else "0" * MAX_PATHS)
+    assert read_node(value) == used
 
 
 def test_a_node_value_holds_the_shares_of_its_paths() -> None:
     shares = [0, 1] * (SHARES // 2)
     value = node_value([(7, 1380), (9, 1280)], shares=shares)
-    assert value[3] == 1
+    assert value[-SHARES - 4] == 1
     assert list(value[-SHARES:]) == shares
     assert read_node(value) == [(7, 1380), (9, 1280)]
 
@@ -99,7 +101,7 @@ def test_a_node_value_holds_the_shares_of_its_paths() -> None:
 def test_a_node_is_shown_by_its_paths() -> None:
     paths = [(7, 1380), (0, 0), (9, 1280)]
     assert show_value("nodes", node_value(paths)) == "ifindex 7 mtu 1380, ifindex 9 mtu 1280"
-    assert show_value("nodes", node_value(paths, backwards=True)) == "ifindex 9 mtu 1280, ifindex 7 mtu 1380"
+    assert show_value("nodes", node_value(paths, [2])) == "ifindex 9 mtu 1280, ifindex 7 mtu 1380"
     assert show_value("nodes", node_value([])) == "no path"
 
 

@@ -188,6 +188,7 @@ def test_unknown_fields_of_a_newer_writer_are_ignored(node: Follower) -> None:
         (lambda value: _uplink(value, slot=8), "slot 8"),
         (lambda value: _uplink(value, mtu=1279), "mtu 1279"),
         (lambda value: _uplink(value, cost=-1), "cost -1"),
+        (lambda value: _uplink(value, plain_port=65536), "plain_port 65536"),
         (lambda value: _uplink(value, segment=""), "segment"),
         (lambda value: _uplink(value, addresses=["192.0.2.1", "192.0.2.2"]), "families"),
         (lambda value: _uplink(value, addresses=["192.0.2.01"]), "no IP address"),

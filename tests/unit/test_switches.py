@@ -177,6 +177,10 @@ def seen(device: str, health: str, *, active: bool = False, **pair: Any) -> Path
             ["no answer for 2.5 s", "next best: wg0 is down", "never answered yet"],
         ),
         (
+            [seen("wg0", "up", active=True)._replace(generation=None), seen("wg1", "up")],
+            ["preferred", "in reserve: encrypts"],
+        ),
+        (
             [seen("wg0", "up", active=True), seen("wg1", "up", draining=True)],
             ["preferred", "draining"],
         ),

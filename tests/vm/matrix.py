@@ -27,7 +27,7 @@ from tests.vm.qemu import Size
 
 EVERYWHERE = frozenset({
     "attach", "batch", "bpf", "bpffs", "btf", "capabilities", "clsact", "delay", "fq", "ipv6", "libbpf",
-    "memlock", "netem", "nftables", "redirect_peer", "tun", "wg", "wireguard", "wireguard-go",
+    "memlock", "netem", "nftables", "redirect_peer", "tun", "vxlan", "wg", "wireguard", "wireguard-go",
 })  # fmt: skip
 PRESENT = {
     "6.1": EVERYWHERE,
