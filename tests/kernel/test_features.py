@@ -17,7 +17,7 @@ LIMIT_S = DEADLINE_S / 3  # 0.1 s on an idle machine
 NAMES = {
     "capabilities", "bpf", "libbpf", "btf", "tcx", "redirect_peer", "batch", "memlock", "bpffs", "ipv6",
     "wireguard", "wireguard-go", "tun", "wg", "netkit", "nftables", "fq", "delay", "netem", "clsact",
-    "attach",
+    "attach", "vxlan",
 }  # fmt: skip
 
 
