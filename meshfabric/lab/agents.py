@@ -73,7 +73,7 @@ def wait_ready(lab: Lab, node: str, timeout_s: float = READY_TIMEOUT_S) -> dict[
 
 def agent_yaml(lab: Lab, node: str) -> str:
     """The text of a node's configuration file."""
-    described = lab.topology.node(node)
+    described, probe = lab.topology.node(node), lab.topology.probe
     settings = Settings(
         fabric=lab.topology.fabric,
         node=node,
@@ -94,7 +94,7 @@ def agent_yaml(lab: Lab, node: str) -> str:
         state_dir=lab.node_folder(node) / "state",
         socket=lab.socket(node),
         metrics=METRICS,
-        probe=ProbeSettings(interval_ms=lab.topology.probe.interval_ms, hold_s=lab.topology.probe.hold_s),
+        probe=ProbeSettings(probe.interval_ms, loss_percent=probe.loss_percent, hold_s=probe.hold_s),
         rotation=lab.topology.rotation,
         wireguard=described.wireguard,
         pods=described.pods,

@@ -110,9 +110,10 @@ class Etcd(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """How often the agents probe each tunnel, and for how long one that was left is held at most."""
+    """How often the agents probe each tunnel, and when one is left for a better one (docs/paths.md)."""
 
     interval_ms: int = 50
+    loss_percent: float = 10.0
     hold_s: float = 32.0
 
 

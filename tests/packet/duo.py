@@ -37,6 +37,8 @@ LOOP = ("mftick0", "mftick1")
 SETTINGS = {
     "probe_interval_ns": (INTERVAL_MS * NS_PER_MS).to_bytes(8, "little"),
     "probe_grace_ns": NS_PER_MS.to_bytes(8, "little"),
+    "loss_limit": bytes(4),
+    "longest_hold_ns": bytes(8),  # the same paths are cut again and again
 }
 ENDS = {0: "10.77.0", 1: "10.77.1"}
 TICK_S = 0.001

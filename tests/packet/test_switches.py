@@ -21,6 +21,7 @@ from tests.patience import DEADLINE_S
 
 DEVICES = ("mfwg00", "mfwg01")
 INTERVAL_MS = INTERVAL_NS // 1_000_000
+HELD_S = 1.05  # after a first fall, and a bit
 
 
 class Follower:
@@ -114,6 +115,8 @@ def test_a_path_falls_silent_and_comes_back(scene: Scene) -> None:
         assert row["outage_ms"] == round((at_ns - old.heard_ns) / 1_000_000, 1)
         assert (row["from_uplinks"], row["to_uplinks"]) == ("up0-a", "up1-b")
         follower.answered(DEVICES[0], 3)
+        await asyncio.sleep(HELD_S)
+        follower.answered(DEVICES[0])
         await follower.told(2)
 
     follower = following(scene, happen)
