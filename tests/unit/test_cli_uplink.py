@@ -35,6 +35,9 @@ BUSY: dict[str, Any] = {
     ],
 }
 
+HEARS_CTRL_C = ("env", "--default-signal=INT")
+"""Who runs the tests in the background has it ignored."""
+
 
 @pytest.fixture
 def fabric(request: pytest.FixtureRequest) -> str:
@@ -127,7 +130,7 @@ def test_each_switch_is_a_line_until_ctrl_c(tmp_path: Path, node: str) -> None:
     """What was before is not told, what concerns others neither."""
     newer = [row | {"number": row["number"] + 2} for row in SWITCHES]
     with answering(tmp_path / "agent.sock", {"switches": SWITCHES, "paths": PATHS}) as agent:
-        argv = [sys.executable, "-m", "meshfabric", "path", "watch", *filter(None, [node])]
+        argv = [*HEARS_CTRL_C, sys.executable, "-m", "meshfabric", "path", "watch", *filter(None, [node])]
         argv += ["--socket", str(agent.socket)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
             until(lambda: len(agent.asked) > 2)
@@ -148,7 +151,8 @@ def test_each_switch_is_a_line_until_ctrl_c(tmp_path: Path, node: str) -> None:
 def test_a_terminal_shows_the_paths_as_they_are(tmp_path: Path) -> None:
     """On a screen of its own, which is left as it was."""
     with answering(tmp_path / "agent.sock", {"switches": SWITCHES, "paths": PATHS}) as agent:
-        argv = [sys.executable, "-m", "meshfabric", "path", "watch", "--socket", str(agent.socket)]
+        argv = [*HEARS_CTRL_C, sys.executable, "-m", "meshfabric", "path", "watch"]
+        argv += ["--socket", str(agent.socket)]
         command = ["script", "-qefc", " ".join(argv), "/dev/null"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             until(lambda: len(agent.asked) > 4)
