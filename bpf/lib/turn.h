@@ -15,8 +15,12 @@ static __always_inline void tell_turn(__u32 place, __u32 ifindex, __u32 grade, _
 
 	if (!told)
 		return;
-	*told = (struct turn){
-		.at_ns = at_ns, .heard_ns = heard_ns, .place = place, .ifindex = ifindex, .grade = grade};
+	told->at_ns = at_ns; /* one by one: the stack has no room for a copy */
+	told->heard_ns = heard_ns;
+	told->place = place;
+	told->ifindex = ifindex;
+	told->grade = grade;
+	told->pad = 0;
 	bpf_ringbuf_submit(told, 0);
 }
 
@@ -40,8 +44,7 @@ static __always_inline __u64 given_up_ns(const struct path *path)
 }
 
 /* Before a probe leaves, or an answer is taken in. */
-static __always_inline void look_for_silence(const struct path *path, __u32 place, __u32 ifindex,
-					     __u64 now_ns)
+static __noinline void look_for_silence(const struct path *path, __u32 place, __u32 ifindex, __u64 now_ns)
 {
 	if (path->ifindex == ifindex && falls_silent(path, now_ns))
 		tell_turn(place, ifindex, SILENT, given_up_ns(path), path->heard_ns);

@@ -41,7 +41,7 @@ def test_sizes_are_those_of_the_structs() -> None:
         "ADDRESS_KEY": 4 + 16,
         "ADDRESS_VALUE": 8,
         "WORKLOAD": 24,
-        "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS + SHARES,
+        "NODE": 4 + 2 * MAX_PATHS + 4 * MAX_PATHS + 4 + SHARES,
         "PATH": 192,
         "PROBE_ENDS": 32,
         "LOOP": 8,

@@ -52,7 +52,7 @@ def shared(near: list[Attachment], far: list[Attachment], wanted: Sharing = Shar
     node, other = fabric([near, far])
     node.world.settings = replace(node.world.settings, sharing=wanted)
     [value] = node_entries(node.world, other.name).values()
-    _, _, on, *_, share = NODE.unpack(value)
+    *_, on, share = NODE.unpack(value)
     return list(share) if on else []
 
 
