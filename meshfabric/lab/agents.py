@@ -94,7 +94,9 @@ def agent_yaml(lab: Lab, node: str) -> str:
         state_dir=lab.node_folder(node) / "state",
         socket=lab.socket(node),
         metrics=METRICS,
-        probe=ProbeSettings(probe.interval_ms, loss_percent=probe.loss_percent, hold_s=probe.hold_s),
+        probe=ProbeSettings(
+            probe.interval_ms, loss_percent=probe.loss_percent, rtt_ms=probe.rtt_ms, hold_s=probe.hold_s
+        ),
         rotation=lab.topology.rotation,
         wireguard=described.wireguard,
         pods=described.pods,

@@ -114,6 +114,7 @@ class Probe(msgspec.Struct, frozen=True):
 
     interval_ms: int = 50
     loss_percent: float = 10.0
+    rtt_ms: float = 300.0
     hold_s: float = 32.0
 
 

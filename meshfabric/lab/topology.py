@@ -184,6 +184,7 @@ def _check_numbers(file: Located[Topology]) -> None:
         (etcd.election_ms, 5 * etcd.heartbeat_ms, 50_000, ("etcd", "election_ms")),
         (probe.interval_ms, 1, 10_000, ("probe", "interval_ms")),
         (probe.loss_percent, 0, 100, ("probe", "loss_percent")),
+        (probe.rtt_ms, 0, 10_000, ("probe", "rtt_ms")),
         (probe.hold_s, 0, 3600, ("probe", "hold_s")),
         (file.value.rotation.grace_s, *GRACE_S, ("rotation", "grace_s")),
         (file.value.rotation.away_s, *AWAY_S, ("rotation", "away_s")),

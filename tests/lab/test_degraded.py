@@ -41,6 +41,7 @@ WHY = {"loss": {"loses too much"}, "delay": {"too slow", "no answers"}}
 @pytest.fixture(scope="module")
 def standing() -> Iterator[Lab]:
     with raised_whole(TEXT) as lab:
+        wait_whole(lab)
         yield lab
 
 
@@ -62,7 +63,6 @@ def switches(lab: Lab, node: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("what", LEFT_FOR)
 def test_a_bad_path_is_left_and_taken_again_when_it_is_well(standing: Lab, what: str) -> None:
     lab = standing
-    wait_whole(lab)
     with flowing(lab, *FLOWS) as streams:
         until(streams.all_pass)
         until(lambda: all_take(lab, "red"))

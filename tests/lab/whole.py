@@ -66,13 +66,14 @@ def by_userspace(text: str) -> str:
 def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
     """A lab with its agents; at its end, nothing may have been seen in clear.
 
-    A path that fell is held for no more than `HELD_S`, and where nothing is said of losses it is not left
-    for them: tests make the same paths fall again and again, and wait for all of them to be up.
+    A path that fell is held for no more than `HELD_S`, and where nothing is said of losses it is left neither
+    for them nor for delays: tests make the same paths fall again and again, and wait for all to be up.
     """
     name, topology = fresh_name(), read(text, "test.yaml")
-    loss_percent = topology.probe.loss_percent if "loss_percent" in text else 0
-    held_s = min(topology.probe.hold_s, HELD_S)
-    topology = replace(topology, probe=replace(topology.probe, loss_percent=loss_percent, hold_s=held_s))
+    probe = replace(topology.probe, hold_s=min(topology.probe.hold_s, HELD_S))
+    if "loss_percent" not in text:
+        probe = replace(probe, loss_percent=0, rtt_ms=0)
+    topology = replace(topology, probe=probe)
     try:
         with state.locked(name) as folder:
             lab = build.raise_nodes(topology, name, folder, lambda step: None)
