@@ -39,14 +39,11 @@ PRESENT = {
 SHARES = {
     "kernel": (
         "tests/kernel",
-        "tests/packet/test_complaints.py",
         "tests/packet/test_layout.py",
         "tests/packet/test_live.py",
         "tests/packet/test_live_errors.py",
         "tests/packet/test_live_world.py",
         "tests/packet/test_world.py",
-        "tests/packet/test_world_errors.py",
-        "tests/packet/test_exposed.py",
         "tests/packet/test_token.py",
         "tests/packet/test_token_live.py",
     ),
