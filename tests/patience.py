@@ -18,11 +18,6 @@ POLL_S, POLL_MOST_S, SLOWER = 0.02, 0.2, 1.2
 """At first often, for what takes moments; then seldom, for asking costs what is waited for."""
 
 
-def rounds(count: int) -> int:
-    """How often to do something over and over: where each takes longer, less often, but twice at least."""
-    return max(2, round(count / PATIENCE))
-
-
 def until(holds: Callable[[], object], within_s: float = DEADLINE_S) -> float:
     """Wait for it; the seconds it took, or the test fails. A question that cannot be asked is a no."""
     begun, pause = time.monotonic(), POLL_S

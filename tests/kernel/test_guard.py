@@ -33,12 +33,12 @@ from tests.kernel.outside import (
     say,
     settle,
 )
-from tests.patience import DEADLINE_S, rounds
+from tests.patience import DEADLINE_S
 
 pytestmark = requires("nftables")
 
 ETH_P_ALL = 3
-UPDATES = rounds(30)
+UPDATES = 30
 
 
 def counted(where: str, way: str, match: str) -> int:

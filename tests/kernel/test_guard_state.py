@@ -21,11 +21,10 @@ from meshfabric.kernel.routes import MAIN, Route, ensure_routes, observe_routes
 from meshfabric.model.errors import PermanentError
 from tests.features import requires
 from tests.kernel.outside import FAR, GUARD, HERE, OUTSIDE, PORT, carded, say
-from tests.patience import rounds
 
 pytestmark = requires("nftables")
 
-ROUNDS = rounds(5)
+ROUNDS = 5
 
 
 def routes() -> set[str]:

@@ -6,7 +6,6 @@ iron (kernel) ── up0 ── red ── up0 ── gold (wireguard-go)
 """
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import permutations
 
 import pytest
@@ -20,8 +19,7 @@ from meshfabric.model.settings import WireGuardKind
 from tests.features import requires
 from tests.lab.places import Echo, answers, connects, ping
 from tests.lab.small import fresh_name, raised, said
-from tests.lab.whole import DRIFT, address, listing, places, raised_whole, told, until, wait_whole
-from tests.patience import PATIENCE
+from tests.lab.whole import DRIFT, address, listing, places, raised_whole, told, wait_whole
 
 pytestmark = requires("capabilities")
 
@@ -47,7 +45,6 @@ segments: [{name: red, ipv4: 172.31.1.0/24}]
 nodes: [{name: iron, wireguard: kernel, uplinks: [{name: up0, segment: red}]}]
 """
 TRANSFER_BYTES = 4 << 20
-ANSWER_S = 5.0 * PATIENCE
 KINDS = {WireGuardKind.KERNEL: "wireguard", WireGuardKind.USERSPACE: "tun"}
 NAMES = ("iron", "gold", "lead")
 
@@ -90,7 +87,7 @@ def demand_reach(lab: Lab) -> None:
                 to = address(lab, sink, family)
                 assert ping(lab, source, to) is not None, (source, sink, family)
                 assert connects(lab, source, to), (source, sink, family)
-                until(partial(answers, lab, source, to, 3000, answer_s=ANSWER_S))  # datagrams may get lost
+                assert answers(lab, source, to, 3000), (source, sink, family)
 
 
 @both

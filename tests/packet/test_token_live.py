@@ -12,12 +12,12 @@ from meshfabric.kernel import links
 from meshfabric.model.tables import Reason
 from tests.features import requires
 from tests.packet.duo import INTERVAL_MS, LOOP, Duo, Side, streaming
-from tests.patience import PATIENCE, rounds, until
+from tests.patience import PATIENCE, until
 
 pytestmark = requires("delay")
 
 QUEUES = [pytest.param("fq", marks=requires("fq")), "tbf", "htb"]
-CUTS = rounds(5)
+CUTS = 5
 OUTAGE_MS = 300 * PATIENCE
 """For sanity; what is reached is printed."""
 BACK_S = 0.3 * PATIENCE

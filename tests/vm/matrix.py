@@ -62,7 +62,7 @@ SHARES = {
         "tests/lab/test_world.py::test_the_outside_begins_nothing_unless_a_workload_is_exposed",
         "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
         "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
-        "tests/lab/test_failover.py::test_a_full_tunnel_is_no_cut[0]",
+        "tests/lab/test_failover.py::test_a_full_tunnel_is_no_cut[10 ms-0]",
         "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
         "tests/lab/test_upgrade.py::test_flows_move_into_another_layout_and_nothing_is_lost",
         "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
@@ -70,7 +70,7 @@ SHARES = {
         "tests/lab/test_impaired.py::test_a_fabric_lives_on_an_impaired_segment[netem]",
         "tests/lab/test_mixed_wireguard.py::test_all_reach_all",
         "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
-        "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys[iron]",
+        "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
     ),
 }
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
