@@ -64,7 +64,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*kept, *shared]]
-    called.__signature__ = own.replace(parameters=named)  # type: ignore[attr-defined]
+    called.__signature__ = own.replace(parameters=named)  # type: ignore[attr-defined]  # any function may have one (PEP 362)
     return called
 
 

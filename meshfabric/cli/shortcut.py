@@ -18,6 +18,7 @@ MISSING = object()
 
 def install() -> None:
     """From now on every parameter in this process is converted by a `Shortcut`."""
+    # Typer's stub neither shows this function nor lets a class stand for one.
     typer.core.build_runtime_param = Shortcut  # type: ignore[attr-defined,assignment]
 
 

@@ -8,6 +8,7 @@ whatever lies in none of them is one more, `ELSEWHERE`.
                 +- 10.2.0.0/16       `Outside.parents` tells what each network lies in
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from meshfabric.compiler.verdicts import NO_OBJECTION, Difference, Flip, Says, S
 from meshfabric.model.addresses import Address, Network
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import Term
-from meshfabric.model.networks import holds, lies_in, span
+from meshfabric.model.networks import holds, lies_in, place_in_order, span
 from meshfabric.model.policy import Policy, Rule, cidrs_of
 from meshfabric.model.tables import Direction
 from meshfabric.model.world import Event, Kind, World
@@ -52,6 +53,8 @@ class Outside(NamedTuple):
     changes: list[Outward]
     parents: Parents
     fabric: tuple[Network, ...]
+    order: tuple[Network, ...] = ()
+    """Those of `parents`, by `span`."""
 
     def has(self, address: Address) -> bool:
         """Whether an address is none of the fabric's."""
@@ -59,8 +62,11 @@ class Outside(NamedTuple):
 
     def place_of(self, address: Address) -> Place:
         """The smallest network that an address outside lies in."""
-        around = [network for network in self.parents if holds(network, address)]
-        return max(around, key=lambda network: network.prefixlen, default=ELSEWHERE)
+        at = bisect_right(self.order, place_in_order(address), key=span)
+        place = self.order[at - 1] if at else ELSEWHERE
+        while place is not ELSEWHERE and not holds(place, address):
+            place = self.parents[place]  # what begins before the address and ends before it, too
+        return place
 
 
 NOTHING = Outside([], {}, ())
@@ -90,7 +96,8 @@ def compare_outside(people: People, before: Policies, after: Policies, around: S
     for direction in Direction:
         for number in sorted(moved[direction]):
             views.look(number, direction, old[number])
-    return Outside(views.found(), parents_of(views.networks()), around.fabric)
+    parents = parents_of(views.networks())
+    return Outside(views.found(), parents, around.fabric, tuple(parents))
 
 
 def parents_of(networks: Iterable[Network]) -> Parents:

@@ -90,7 +90,7 @@ def load(
                 _load_file(elf, datapath, pins / MAPS, sizes)
             datapath.migrated = datapath.upgrade.copy(datapath.maps)
             _pin(datapath, pins / MAPS)
-        except BaseException:
+        except BaseException:  # Ctrl-C leaks no descriptors either
             datapath.close()
             raise
         return datapath

@@ -70,7 +70,7 @@ def in_thread(function: Callable[[], T]) -> T:
     def body() -> None:
         try:
             results.append(function())
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, it is raised where it was called
             errors.append(error)
 
     thread = threading.Thread(target=body, name="netns", daemon=True)

@@ -25,7 +25,7 @@ from meshfabric.model.settings import EtcdSettings, ProbeSettings, Settings, Upl
 ROLE = "agent"
 METRICS = "127.0.0.1:9586"
 """Where each node's agent is scraped, within the node."""
-READY_TIMEOUT_S = 300.0  # on a machine that is emulated and busy
+READY_TIMEOUT_S = 120.0
 """Patience for a slow machine; an agent that has ended is told at once."""
 ASK_TIMEOUT_S = 2.0
 _POLL_S = 0.05

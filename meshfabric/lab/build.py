@@ -49,7 +49,7 @@ def up(
             start_agents(lab, progress)
             attach_workloads(lab, progress)
             return _ready(lab)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too
             if not keep:
                 _tear_down(name, folder)
             raise
@@ -88,20 +88,20 @@ def raise_nodes(topology: Topology, name: str, folder: Path, progress: Progress)
     return lab
 
 
-def start_agents(lab: Lab, progress: Progress) -> None:
+def start_agents(lab: Lab, progress: Progress, timeout_s: float = agents.READY_TIMEOUT_S) -> None:
     """Start all agents at once, then wait for each."""
     for node in lab.topology.nodes:
         agents.start_agent(lab, node.name)
     for node in lab.topology.nodes:
         progress(f"agent of {node.name}")
-        agents.wait_ready(lab, node.name)
+        agents.wait_ready(lab, node.name, timeout_s)
 
 
-def attach_workloads(lab: Lab, progress: Progress) -> None:
-    """Let the agents attach what runs on their nodes."""
+def attach_workloads(lab: Lab, progress: Progress, timeout_s: float = workloads.ATTACH_TIMEOUT_S) -> None:
+    """Let the agents attach what runs on their nodes, each within the time."""
     for workload in lab.topology.workloads:
         progress(f"attaching {workload.name}")
-        workloads.attach(lab, workload)
+        workloads.attach(lab, workload, timeout_s)
 
 
 def target(lab: Lab, where: str) -> Process:

@@ -76,7 +76,7 @@ def _middle(order: dict[str, Any], theirs: socket.socket, log: int) -> NoReturn:
         leave(order["new"])
         if os.fork() == 0:
             _process(order, theirs, log)
-    except BaseException as cause:
+    except BaseException as cause:  # a child must not go on as its parent
         _say(theirs, f"!{cause}")
     os._exit(0)
 
@@ -89,7 +89,7 @@ def _process(order: dict[str, Any], theirs: socket.socket, log: int) -> NoReturn
         # Python ignores this one, and what is ignored stays so across exec.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.execvpe(order["argv"][0], order["argv"], order["env"])
-    except BaseException as cause:
+    except BaseException as cause:  # likewise
         _say(theirs, f"!{order['argv'][0]}: {cause}")
     os._exit(127)
 

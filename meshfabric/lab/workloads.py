@@ -33,7 +33,7 @@ DEVICE = "eth0"
 HOLDER = ("sleep", "infinity")
 """Keeps a namespace; what is run in it is reaped by the node's init."""
 CABLE_TIMEOUT_S = 30.0
-ATTACH_TIMEOUT_S = 300.0
+ATTACH_TIMEOUT_S = 120.0
 _POLL_S = 0.01
 _SYSCTLS = """
 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
@@ -66,12 +66,11 @@ def start_cable(lab: Lab, workload: Workload) -> Process:
     return process
 
 
-def attach(lab: Lab, workload: Workload) -> Attached:
+def attach(lab: Lab, workload: Workload, timeout_s: float = ATTACH_TIMEOUT_S) -> Attached:
     """Let the node's agent attach a workload; a guest is then told what it has to know."""
     holder = lab.workload(workload.node, workload.name)
-    attached = msgspec.convert(
-        call(lab.socket(workload.node), _request(workload, holder), ATTACH_TIMEOUT_S), Attached
-    )
+    answer = call(lab.socket(workload.node), _request(workload, holder), timeout_s)
+    attached = msgspec.convert(answer, Attached)
     if workload.kind == "vm":
         ip(holder, guest_lines(attached))
     lab.keep_attached(workload.name, attached)

@@ -14,7 +14,7 @@ a CIDR covers a network whole or not at all, and that is exact.
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
-from ipaddress import ip_network
+from ipaddress import IPV4LENGTH, IPV6LENGTH, ip_network
 
 import msgspec
 
@@ -150,6 +150,13 @@ def network_labels(network: Network) -> Labels:
 def span(network: Network) -> _Span:
     """Sorted by this, what holds another comes before it."""
     return network.version, int(network.network_address), network.prefixlen
+
+
+def place_in_order(address: Address) -> _Span:
+    """Behind the spans of all networks that begin no later than this address."""
+    if is_ipv4(address):
+        return 4, int.from_bytes(address[len(MAPPED) :]), IPV4LENGTH
+    return 6, int.from_bytes(address), IPV6LENGTH
 
 
 def lies_in(inner: Network, outer: Network) -> bool:

@@ -66,14 +66,15 @@ class Choices:
 
     def follow(self, node: str, paths: Sequence[Candidate], now_ns: int) -> Switch | None:
         """The paths to a node are these from now on, in this order; none: it is a stranger."""
-        old, new = chosen(self._paths.pop(node, ())), chosen(paths)
+        before = self._paths.pop(node, [])
+        old, new = chosen(before), chosen(paths)
         if paths:
             self._paths[node] = list(paths)
         if old is None or new is None or old.device == new.device or not _has_worked(old):
             return None
-        there = next((path for path in paths if path.device == old.device), None)
+        there, was = _of(paths, old.device), _of(before, new.device)
         outage_ns = _outage_ns(old, there, now_ns) if there else None
-        return self._keep(Switch(now_ns, node, old.device, new.device, _why(old, there, new), outage_ns))
+        return self._keep(Switch(now_ns, node, old.device, new.device, _why(old, there, was, new), outage_ns))
 
     def take(self, node: str, device: str, turn: Turn) -> Switch | None:
         """A path got better or worse."""
@@ -89,8 +90,7 @@ class Choices:
             return None
         there = next(path for path in after if path.device == old.device)
         outage_ns = _outage_ns(old, there, turn.at_ns)
-        better = "came back" if new.heard_ns else "answers now"
-        why = better if device == new.device else _fault(turn.grade)
+        why = _better(new) if device == new.device else _fault(turn.grade)
         return self._keep(Switch(turn.at_ns, node, old.device, new.device, why, outage_ns))
 
     def _keep(self, switch: Switch) -> Switch:
@@ -131,16 +131,28 @@ def chosen(paths: Sequence[Candidate]) -> Candidate | None:
     return min(paths, key=lambda path: path.grade, default=None)
 
 
-def _why(old: Candidate, there: Candidate | None, new: Candidate) -> str:
-    """What made the paths, as they were ordered anew, choose otherwise."""
+def _of(paths: Sequence[Candidate], device: str) -> Candidate | None:
+    return next((path for path in paths if path.device == device), None)
+
+
+def _better(was: Candidate) -> str:
+    return "came back" if was.heard_ns else "answers now"
+
+
+def _why(old: Candidate, there: Candidate | None, was: Candidate | None, new: Candidate) -> str:
+    """What made the paths, as they were ordered anew or looked at, choose otherwise; `there` is the old one
+    as it is now, `was` the new one as it was before.
+    """
     if there is None:
         return "new keys" if _has_other_keys(old, new) else "path gone"
     if there.pair.draining and not old.pair.draining:
         return "drained"
     if there.grade > old.grade:
         return _fault(there.grade)
-    if old.pair.draining:
+    if was and was.pair.draining and not new.pair.draining:
         return "not drained any more"
+    if was and new.grade < was.grade:
+        return _better(was)  # before its turn was read
     return "new keys" if _has_other_keys(old, new) else "order changed"
 
 

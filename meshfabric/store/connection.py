@@ -13,7 +13,7 @@ afresh, without waiting out a back-off, and reads renewed certificates.
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -90,6 +90,11 @@ class Method(NamedTuple, Generic[Reply]):
 
     path: str
     reply: type[Reply]
+
+    @property
+    def parse(self) -> Callable[[bytes], Reply]:
+        """Bytes to the answer."""
+        return self.reply.FromString  # type: ignore[attr-defined,no-any-return]  # made at run time
 
 
 AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateResponse)
@@ -222,7 +227,7 @@ class Connection:
         endpoint = self._endpoints[self._preferred]
         token = await self._current_token(endpoint)
         channel = self._channel(endpoint)
-        multi = channel.stream_stream(method.path, _pack, method.reply.FromString)  # type: ignore[attr-defined]
+        multi = channel.stream_stream(method.path, _pack, method.parse)
         return Stream(self, endpoint, channel, multi(metadata=_metadata(token)))
 
     def give_way(self, endpoint: Endpoint) -> None:
@@ -271,7 +276,7 @@ class Connection:
         timeout_s: float | None = None,
     ) -> Reply:
         channel = self._channel(endpoint)
-        call = channel.unary_unary(method.path, _pack, method.reply.FromString)  # type: ignore[attr-defined]
+        call = channel.unary_unary(method.path, _pack, method.parse)
         with self.judged(endpoint, channel, place):
             reply: Reply = await call(
                 request, timeout=timeout_s or self.settings.timeout_s, metadata=_metadata(token)

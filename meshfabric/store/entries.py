@@ -220,7 +220,7 @@ class Entries:
     def _claims(self, kind: RecordKind) -> Claims[object] | None:
         tables: dict[RecordKind, Claims[object]] = {
             RecordKind.ALLOCATION: self._blocks,  # type: ignore[dict-item]  # things go where they came from
-            RecordKind.NODE: self._keys,  # type: ignore[dict-item]
+            RecordKind.NODE: self._keys,  # type: ignore[dict-item]  # likewise
         }
         return tables.get(kind)
 

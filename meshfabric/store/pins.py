@@ -76,7 +76,7 @@ def save_numbers(path: Path, world: World) -> None:
     """Write down every number given out; raises `TemporaryError`."""
     file = _NumbersFile(
         VERSION,
-        [(dict(labels), number) for labels, number in world.identities.items()],  # type: ignore[call-overload]
+        [(dict(labels), number) for labels, number in world.identities.items()],  # type: ignore[call-overload]  # label sets are pairs
         {str(name): number for name, number in world.node_numbers.items()},
         {str(name): number for name, number in world.workload_numbers.items()},
     )

@@ -92,7 +92,7 @@ def _keep(function: Callable[[], Result], writing: int) -> None:
             _serve(function, writing)
         os.close(writing)
         os.waitpid(inmate, 0)
-    except BaseException:
+    except BaseException:  # nothing of the child may go on as pytest
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -106,7 +106,7 @@ def _serve(function: Callable[[], Result], writing: int) -> None:
         for kind, place in ((b"proc", "/proc"), (b"tmpfs", "/run"), (b"bpf", str(BPFFS))):
             _mount(kind, place, kind, 0)
         os.write(writing, pickle.dumps(function()))
-    except BaseException:
+    except BaseException:  # nothing of the child may go on as pytest
         os.write(writing, pickle.dumps(Result("failed", traceback.format_exc())))
     finally:
         sys.stdout.flush()

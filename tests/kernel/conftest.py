@@ -39,7 +39,7 @@ def _result(item: pytest.Function, arguments: dict[str, object]) -> cell.Result:
         left = cell.leaks(lambda: item.obj(**arguments))
     except pytest.skip.Exception as skipped:
         return cell.Result("skipped", str(skipped))
-    except BaseException:
+    except BaseException:  # it is told where the test was asked for
         return cell.Result("failed", str(item.repr_failure(pytest.ExceptionInfo.from_current())))
     return cell.Result("failed" if left else "passed", left)
 

@@ -53,7 +53,7 @@ def _errno(doing: Callable[[], object]) -> int:
 
 
 def _bpf(command: int, layout: str, *values: int) -> None:
-    outcome = attempt(command, layout, *values)  # type: ignore[arg-type]
+    outcome = attempt(command, layout, *values)  # type: ignore[arg-type]  # each command has its own arguments
     if outcome.result < 0:
         raise OSError(outcome.errno, "refused")
 

@@ -1,7 +1,7 @@
 """Where a lab's packets ended that did not arrive: every counter that there is, before and after.
 
-Of each node the datapath's drops by reason, and of each namespace what its devices, its
-qdiscs and its protocols gave up. Counters are read from outside: no process of a lab is needed.
+Of each node the datapath's drops by reason, and of each namespace what its devices and its
+protocols gave up. Counters are read from outside: no process of a lab is needed.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ Counts = Counter[tuple[str, str]]
 
 DEVICE = {"in dropped": 3, "out dropped": 11, "in error": 2, "out error": 10}
 """Fields of a line of /proc/net/dev, behind the name."""
-TROUBLE = ("Error", "Drop", "Discard", "Overflow", "NoRoute", "Fail", "Pruned", "Prune", "Lost", "Timeout")
+TROUBLE = ("Error", "Drop", "Discard", "Overflow", "NoRoute", "Fail", "Prune", "Lost", "Timeout")
 SOFTNET_DROPPED = 1
 
 

@@ -12,7 +12,7 @@ from tests.lab.kernel import kept, numbers
 from tests.lab.places import ECHO_PORT, SILENCE_S, Echo, connects
 from tests.lab.policies import policy
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import address, agent, told, until, wait_whole
+from tests.lab.whole import address, agent, told, until, wait_ready, wait_whole
 
 pytestmark = requires("capabilities")
 
@@ -40,7 +40,7 @@ def test_an_agent_that_ends_and_starts_again_loses_nothing(fabric: Lab, number: 
         for node in NODES:
             agents.start_agent(fabric, node)
         for node in NODES:
-            agents.wait_ready(fabric, node)
+            wait_ready(fabric, node)
         wait_whole(fabric)
     streams.assert_nothing_lost()
     assert {node: (kept(fabric, node), numbers(fabric, node)) for node in NODES} == before
@@ -68,7 +68,7 @@ def test_the_same_agent_again_and_again(fabric: Lab) -> None:
             agents.kill_agent(fabric, "kube1")
             agents.start_agent(fabric, "kube1")
             time.sleep(moment_s)
-        agents.wait_ready(fabric, "kube1")
+        wait_ready(fabric, "kube1")
         wait_whole(fabric)
     streams.assert_nothing_lost()
     assert kept(fabric, "kube1") == before
@@ -85,7 +85,7 @@ def test_policies_hold_while_nobody_is_there(fabric: Lab) -> None:
         assert connects(fabric, "kube1/web", db)
         assert not connects(fabric, "kube1/client", db, answer_s=SILENCE_S)
         agents.start_agent(fabric, "kube2")
-        agents.wait_ready(fabric, "kube2")
+        wait_ready(fabric, "kube2")
         assert connects(fabric, "kube1/web", db)
         assert not connects(fabric, "kube1/client", db, answer_s=SILENCE_S)
 
@@ -97,5 +97,5 @@ def test_a_new_process_is_another_process(fabric: Lab) -> None:
     assert not before.alive
     assert fabric.process(agents.ROLE, "kube1") is None
     agents.start_agent(fabric, "kube1")
-    agents.wait_ready(fabric, "kube1")
+    wait_ready(fabric, "kube1")
     assert agent(fabric, "kube1") != before

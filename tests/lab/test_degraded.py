@@ -34,8 +34,9 @@ ENDS = (("pear", "plum"), ("plum", "pear"))
 FLOWS = (Flow("pear/web", "plum/db"), Flow("plum/db", "pear/web", 6))
 LEFT_FOR = {"loss": Impairment(loss_percent=30), "delay": Impairment(delay_ms=200)}
 WELL = Impairment(delay_ms=1)
-WHY = {"loss": {"loses too much"}, "delay": {"too slow", "no answers"}}
-"""A delay that begins all at once looks like a cut first."""
+SHOWN = {"loss": "lossy", "delay": "slow"}
+WHY = {"loss": {"loses too much", "no answers"}, "delay": {"too slow", "no answers"}}
+"""A delay that begins all at once looks like a cut first, and so do three losses in a row."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def test_a_bad_path_is_left_and_taken_again_when_it_is_well(standing: Lab, what:
         before = len(switches(lab, "pear"))
         impair.impair(lab, "red", LEFT_FOR[what])
         until(lambda: all_take(lab, "blue"))
+        until(lambda: all(paths(lab, *ends)[0]["state"] == SHOWN[what] for ends in ENDS))
         until(lambda: len(switches(lab, "pear")) > before)
         assert WHY[what] & {one["why"] for one in switches(lab, "pear")[: -before or None]}
         impair.impair(lab, "red", WELL)

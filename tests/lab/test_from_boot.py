@@ -20,7 +20,7 @@ from tests.features import requires
 from tests.lab.guarded import booted, dropped, guard, led_astray, stray
 from tests.lab.places import Echo, connects
 from tests.lab.store import Store
-from tests.lab.whole import address, names, put_in_place, resume, until, wait_whole
+from tests.lab.whole import address, names, put_in_place, resume, until, wait_ready, wait_whole
 
 pytestmark = requires("capabilities", "nftables")
 
@@ -104,7 +104,7 @@ def test_nothing_is_ever_in_clear(lab: Lab) -> None:
 
         etcd.start_etcd(lab)
         for node in names(lab):
-            agents.wait_ready(lab, node)
+            wait_ready(lab, node)
         works(lab)
 
         agents.kill_agent(lab, AWAY)

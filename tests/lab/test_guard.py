@@ -31,6 +31,7 @@ from tests.lab.small import said
 from tests.lab.whole import (
     DEADLINE_S,
     address,
+    bring_up,
     is_whole,
     names,
     places,
@@ -53,8 +54,7 @@ def standing() -> Iterator[Lab]:
     """The built-in lab, each node guarded before its agent starts."""
     requires("nftables")
     with booted() as lab:
-        build.start_agents(lab, lambda step: None)
-        build.attach_workloads(lab, lambda step: None)
+        bring_up(lab)
         yield lab
 
 

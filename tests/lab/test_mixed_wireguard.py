@@ -19,7 +19,7 @@ from meshfabric.model.settings import WireGuardKind
 from tests.features import requires
 from tests.lab.places import Echo, answers, connects, ping
 from tests.lab.small import fresh_name, raised, said
-from tests.lab.whole import DRIFT, address, listing, places, raised_whole, told, wait_whole
+from tests.lab.whole import DRIFT, address, listing, places, raised_whole, told, wait_ready, wait_whole
 
 pytestmark = requires("capabilities")
 
@@ -76,7 +76,7 @@ def run_by(lab: Lab, node: str, kind: WireGuardKind) -> Lab:
     changed = replace(lab, topology=replace(lab.topology, nodes=tuple(nodes)))
     agents.kill_agent(lab, node)
     agents.start_agent(changed, node)
-    agents.wait_ready(changed, node)
+    wait_ready(changed, node)
     return changed
 
 

@@ -16,7 +16,7 @@ from tests.lab.places import SILENCE_S, Echo, connects, ping
 from tests.lab.policies import everywhere, policy
 from tests.lab.store import EARLY, Store, back_up, restore
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import address, agent, listing, names, told, until, wait_whole
+from tests.lab.whole import address, agent, listing, names, told, until, wait_ready, wait_whole
 
 pytestmark = requires("capabilities")
 
@@ -129,7 +129,7 @@ def test_a_node_comes_up_from_its_snapshot_while_etcd_is_away(mixed: Lab) -> Non
             until(streams.all_pass)
             agents.kill_agent(mixed, "three")
             agents.start_agent(mixed, "three")
-            agents.wait_ready(mixed, "three")
+            wait_ready(mixed, "three")
             said = told(mixed, "three")
             assert not said["store"]["connected"]
             assert (said["nodes"]["known"], said["policies"]) == (3, 1)
@@ -150,7 +150,7 @@ def test_a_node_that_boots_while_etcd_is_away_forwards_again(mixed: Lab) -> None
     power_cut(mixed, "three")
     assert ping(mixed, "two", address(mixed, "three"), answer_s=SILENCE_S) is None
     agents.start_agent(mixed, "three")
-    agents.wait_ready(mixed, "three")
+    wait_ready(mixed, "three")
     for source, sink in (("two/middle", "three"), ("three", "two/middle")):
         to4, to6 = address(mixed, sink), address(mixed, sink, 6)
         until(partial(answered, mixed, source, to4))
@@ -183,7 +183,7 @@ def test_a_backup_that_is_restored_takes_nothing_away_until_somebody_says_so(mix
             before = agent(mixed, "three")
             agents.kill_agent(mixed, "three")
             agents.start_agent(mixed, "three")
-            agents.wait_ready(mixed, "three")
+            wait_ready(mixed, "three")
             assert agent(mixed, "three") != before
             until(lambda: told(mixed, "three")["held"])
             assert not connects(mixed, "two/middle", right, answer_s=SILENCE_S), "a restart forgets nothing"

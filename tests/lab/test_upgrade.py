@@ -26,7 +26,7 @@ from tests.lab.kernel import kept, opened_map, pins
 from tests.lab.places import Echo, connects, namespace
 from tests.lab.policies import policy
 from tests.lab.streams import FIRST_PORT, Flow, flowing
-from tests.lab.whole import address, drops, told, until
+from tests.lab.whole import address, drops, told, until, wait_ready
 
 pytestmark = requires("capabilities")
 
@@ -146,7 +146,7 @@ def restart(lab: Lab) -> None:
     earlier = set(program_ids(lab, NODE).values())
     agents.kill_agent(lab, NODE)
     agents.start_agent(lab, NODE)
-    agents.wait_ready(lab, NODE)
+    wait_ready(lab, NODE)
     assert not earlier & set(program_ids(lab, NODE).values()), "it said ready too early"
     until(lambda: not [pin for pin in (pins(lab, NODE) / "maps").iterdir() if "~" in pin.name])
 

@@ -22,7 +22,7 @@ from tests.lab.places import SILENCE_S, ping
 from tests.lab.scrape import scraped
 from tests.lab.store import Store
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import address, listing, settle, told, until, wait_whole
+from tests.lab.whole import address, listing, settle, told, until, wait_ready, wait_whole
 
 pytestmark = requires("capabilities")
 
@@ -223,7 +223,7 @@ def test_a_namespace_that_vanished_while_the_agent_was_dead_is_forgotten(fabric:
         agents.kill_agent(fabric, NODE)
         holder.kill()
         agents.start_agent(fabric, NODE)
-        agents.wait_ready(fabric, NODE)
+        wait_ready(fabric, NODE)
         demand(fabric, before)
         assert "workload lost" in str(told(fabric, NODE)["events"])
 
@@ -236,7 +236,7 @@ def test_what_a_kill_left_behind_is_swept_away(fabric: Lab) -> None:
         pair = f"link add mfp99 type veth peer name {workloads.DEVICE} netns {holder.pid}"
         ip(fabric.node(NODE), [pair, "link set mfp99 up"])
         agents.start_agent(fabric, NODE)
-        agents.wait_ready(fabric, NODE)
+        wait_ready(fabric, NODE)
         until(lambda: inside(holder) == {"lo"})
         demand(fabric, before)
 
@@ -253,7 +253,7 @@ def test_a_kill_in_the_midst_of_attaching_leaves_nothing_half_done(fabric: Lab) 
                 attach(fabric, "torn", holder, app="new")
             agents.kill_agent(fabric, NODE)
             agents.start_agent(fabric, NODE)
-            agents.wait_ready(fabric, NODE)
+            wait_ready(fabric, NODE)
             attached = attach(fabric, "torn", holder, app="new")
             until(partial(answered, fabric, plain(attached)[0]))
         demand(fabric, before)

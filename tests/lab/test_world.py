@@ -23,7 +23,7 @@ from tests.lab.places import ECHO_PORT, SILENCE_S, Echo, Packets, answers, asked
 from tests.lab.policies import policy
 from tests.lab.small import fresh_name
 from tests.lab.store import Store
-from tests.lab.whole import DRIFT, address, dropping, drops, everywhere, until, wait_whole
+from tests.lab.whole import DRIFT, address, bring_up, dropping, drops, everywhere, until, wait_whole
 
 pytestmark = requires("capabilities")
 
@@ -58,8 +58,7 @@ def standing() -> Iterator[Lab]:
         ip(lab.init, [f"address add {one} dev lo" for one in WORLD.values()])
         for node in ("edge", "other"):
             ip(lab.node(node), [f"route add default via {one} dev up0" for one in NEXT.values()])
-        build.start_agents(lab, lambda step: None)
-        build.attach_workloads(lab, lambda step: None)
+        bring_up(lab)
         yield lab
     finally:
         build.down(name)
@@ -97,7 +96,7 @@ def test_everyone_speaks_with_the_world_and_no_fabric_address_is_seen(lab: Lab, 
             assert ping(lab, where, WORLD[family]) is not None, where
             assert connects(lab, where, WORLD[family]), where
             assert answers(lab, where, NEXT[family]), where
-            until(lambda where=where: answers(lab, where, NEXT[family], 3000, answer_s=SILENCE_S))  # type: ignore[misc]
+            until(lambda where=where: answers(lab, where, NEXT[family], 3000, answer_s=SILENCE_S))  # type: ignore[misc]  # bound in time
         assert wire.counts().fabric == 0, wire.in_clear()
     assert drops(lab, "edge", "clear_egress") == drops(lab, "edge", "nat_full") == 0
 
@@ -144,7 +143,7 @@ def test_forwarding_that_somebody_turns_off_everywhere_comes_back(lab: Lab) -> N
         for family, switch in ((4, "ipv4/ip_forward"), (6, "ipv6/conf/all/forwarding")):
             script = f"echo 1 >/proc/sys/net/{switch}; echo 0 >/proc/sys/net/{switch}"
             assert build.run(lab, "edge", ["sh", "-euc", script]).returncode == 0
-            until(lambda family=family: connects(lab, "edge/web", WORLD[family], answer_s=SILENCE_S))  # type: ignore[misc]
+            until(lambda family=family: connects(lab, "edge/web", WORLD[family], answer_s=SILENCE_S))  # type: ignore[misc]  # bound in time
 
 
 @FAMILIES

@@ -79,12 +79,22 @@ def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: N
             lab = build.raise_nodes(topology, name, folder, lambda step: None)
         before_agents(lab)
         with watched(lab) as wires:
-            build.start_agents(lab, lambda step: None)
-            build.attach_workloads(lab, lambda step: None)
+            bring_up(lab)
             yield lab
         assert all(counts.encrypted for counts in wires.values())
     finally:
         build.down(name)
+
+
+def bring_up(lab: Lab) -> None:
+    """The second half of raising one, where any agent may take its time."""
+    build.start_agents(lab, lambda step: None, agents.READY_TIMEOUT_S * PATIENCE)
+    build.attach_workloads(lab, lambda step: None, workloads.ATTACH_TIMEOUT_S * PATIENCE)
+
+
+def wait_ready(lab: Lab, node: str) -> None:
+    """Wait until a node's agent is ready, where it may take its time."""
+    agents.wait_ready(lab, node, agents.READY_TIMEOUT_S * PATIENCE)
 
 
 @contextlib.contextmanager
@@ -161,7 +171,7 @@ def resume(lab: Lab, node: str) -> None:
     """The agent of a node runs, whether it was killed or stopped."""
     agents.kill_agent(lab, node, signal.SIGCONT)
     agents.start_agent(lab, node)
-    agents.wait_ready(lab, node)
+    wait_ready(lab, node)
 
 
 def put_in_place(lab: Lab, workload: Workload) -> None:
@@ -172,7 +182,7 @@ def put_in_place(lab: Lab, workload: Workload) -> None:
     if lab.attached(workload.name) is None or not all(
         labels <= set(row["labels"].split(",")) for row in rows
     ):
-        workloads.attach(lab, workload)
+        workloads.attach(lab, workload, workloads.ATTACH_TIMEOUT_S * PATIENCE)
     assert status.addresses(lab, name)
 
 

@@ -258,7 +258,7 @@ def test_a_type_of_icmp_is_its_questions_and_their_answers_alone(
 
 def in_audit(**rules: object) -> Policy:
     """One about db that is not in force."""
-    text = PolicyText("p", "app=db", mode="audit", min_version=LANGUAGE, **rules)  # type: ignore[arg-type]
+    text = PolicyText("p", "app=db", mode="audit", min_version=LANGUAGE, **rules)  # type: ignore[arg-type]  # fields as a user's file gives them
     return read_policy(text)
 
 

@@ -74,7 +74,7 @@ conditions = st.tuples(
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(conditions, min_size=1, max_size=6), st.integers(0, 2**32))
-def test_any_life_of_a_path(scene: Scene, happens: Happens, life: list[tuple], seed: int) -> None:  # type: ignore[type-arg]
+def test_any_life_of_a_path(scene: Scene, happens: Happens, life: list[tuple], seed: int) -> None:  # type: ignore[type-arg]  # hypothesis says what is in it
     """Lost, late, overtaken, cut and back: after each probe and answer both say the same."""
     both, chance = Both(scene.rig, happens), random.Random(seed)
     now_ns, answers = BEGUN_NS, 0

@@ -121,7 +121,7 @@ class World:
 
 def both(subject: int, peer: int, **rest: int) -> list[Rule]:
     """Egress and ingress of one subject and one peer."""
-    return [Rule(subject, peer, direction, **rest) for direction in Direction]  # type: ignore[arg-type]
+    return [Rule(subject, peer, direction, **rest) for direction in Direction]  # type: ignore[arg-type]  # fields by name
 
 
 def standard() -> World:

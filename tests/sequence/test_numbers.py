@@ -20,7 +20,7 @@ EXAMPLES = 100
 def pinned_like(world: World) -> World:
     """A world as a restarted agent has it before the first event."""
     fresh = World(world.settings)
-    fresh.pin(*(list(numbers.items()) for numbers in numbers_of(world)))  # type: ignore[arg-type]
+    fresh.pin(*(list(numbers.items()) for numbers in numbers_of(world)))  # type: ignore[arg-type]  # any sets will do
     return fresh
 
 

@@ -63,7 +63,7 @@ class Stage:
         self.loop.synced = True
         self.rotation = Rotation(
             self.loop,
-            self.store,  # type: ignore[arg-type]
+            self.store,  # type: ignore[arg-type]  # a fake, as are the two below
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             Lane("test"),

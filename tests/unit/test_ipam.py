@@ -11,7 +11,7 @@ from meshfabric.model.errors import PermanentError
 from meshfabric.store.ipam import choose
 
 
-def pick(blocks: list[str], taken: set[str] = frozenset(), last: str = "") -> str:  # type: ignore[assignment]
+def pick(blocks: list[str], taken: set[str] = frozenset(), last: str = "") -> str:  # type: ignore[assignment]  # an empty set that nobody changes
     """`choose` in text."""
     networks = [ip_network(block) for block in blocks]
     addresses = set(map(parse_address, taken))

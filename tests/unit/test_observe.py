@@ -85,6 +85,15 @@ def test_the_last_events_are_kept() -> None:
     assert [event.name for event in events.last] == [f"event {number}" for number in range(5, KEPT + 5)]
 
 
+def test_what_happens_often_drives_out_only_its_own() -> None:
+    events = Events()
+    events.note("agent started")
+    for number in range(2 * KEPT):
+        events.note("path switch", str(number))
+    assert len(events.last) == KEPT
+    assert (events.last[0].name, events.last[-1].detail) == ("agent started", str(2 * KEPT - 1))
+
+
 def test_every_drop_is_listed_also_when_it_never_happened() -> None:
     rows = drop_rows({Reason.NO_ROUTE: (2, 200)})
     assert {row["reason"]: row["packets"] for row in rows}["no_route"] == 2

@@ -41,7 +41,7 @@ NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 def document(*rules: IngressText, version: int = LANGUAGE, **fields: object) -> PolicyText:
-    return PolicyText("p", "*", list(rules), min_version=version, **fields)  # type: ignore[arg-type]
+    return PolicyText("p", "*", list(rules), min_version=version, **fields)  # type: ignore[arg-type]  # fields as a user's file gives them
 
 
 def peers_of(*peers: PeerText, version: int = LANGUAGE) -> tuple[Peer, ...]:

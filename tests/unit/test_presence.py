@@ -52,7 +52,7 @@ class Node:
 
     @asynccontextmanager
     async def reporting(self) -> AsyncIterator[None]:
-        reports: Any = presence.keep_reporting(self.store, self.source, self.registry, self.loop)  # type: ignore[arg-type]
+        reports: Any = presence.keep_reporting(self.store, self.source, self.registry, self.loop)  # type: ignore[arg-type]  # fakes
         async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(self.loop.run()), tasks.create_task(reports)]
             yield

@@ -139,7 +139,7 @@ def test_a_failed_writing_leaves_the_old_one(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(TemporaryError, match=r"snapshot.json: cannot be written: No space left"):
-        save(path, failing())  # type: ignore[arg-type]
+        save(path, failing())  # type: ignore[arg-type]  # an iterator that fails is what is tested
     assert records_of(path) == RECORDS[:3]
     assert os.listdir(path.parent) == [path.name]
 

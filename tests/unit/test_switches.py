@@ -135,7 +135,16 @@ def test_why_an_order_chooses_otherwise(after: list[Candidate], why: str, outage
 def test_an_order_taken_back() -> None:
     switch = choices(B, candidate("wg0", draining=True)).follow(NODE, [A, B], 100 * MS)
     assert switch is not None
-    assert (switch.old, switch.new) == ("wg1", "wg0")
+    assert (switch.old, switch.new, switch.why) == ("wg1", "wg0", "not drained any more")
+
+
+@pytest.mark.parametrize(("heard_ms", "why"), [(5, "came back"), (0, "answers now")])
+def test_one_that_is_seen_to_work_before_that_is_told(heard_ms: int, why: str) -> None:
+    made = choices(candidate("wg0", works=False, heard_ms=heard_ms), B)
+    switch = made.follow(NODE, [A, B], 100 * MS)
+    assert switch is not None
+    assert (switch.new, switch.why, switch.outage_ns) == ("wg0", why, 0)
+    assert made.take(NODE, "wg0", up(90)) is None
 
 
 def test_a_node_that_goes_and_comes_is_no_switch() -> None:

@@ -39,7 +39,7 @@ class Said:
 
     def run(self, *argv: str, **more: object) -> int:
         given = {"size": SIZE, "stdout": self.out.extend, "stderr": self.err.extend, **more}
-        return machine.run(argv, **given)  # type: ignore[arg-type]
+        return machine.run(argv, **given)  # type: ignore[arg-type]  # options by name
 
 
 @pytest.fixture
