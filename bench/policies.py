@@ -40,6 +40,7 @@ TICK_S = 0.001
 WRITTEN_A_S = 200_000
 ALONE_S = 2.0
 MS = 1000
+NOT_SWAPPED, REPLIED = 0, 1
 AT_ONCE: list[PolicyText] = [
     PolicyText("narrow", "app=app7", [IngressText(["tier=tier3"], ["tcp/443"])]),
     PolicyText(
@@ -89,7 +90,7 @@ async def simulated(label_sets: int) -> list[Row]:
 
 def conversations(label_sets: int) -> Iterator[tuple[bytes, bytes]]:
     """As many flows as the table takes, from everyone to the next."""
-    value = FLOW.pack(time.monotonic_ns(), *[0] * 6, 0, 1, 0, 0)
+    value = FLOW.pack(time.monotonic_ns(), *[0] * 6, NOT_SWAPPED, REPLIED, *[0] * 4, bytes(2), bytes(16))
     for number in range(FLOWS):
         ends = compiler.address(number % label_sets), compiler.address((number + 1) % label_sets)
         low, high = sorted(ends)

@@ -109,9 +109,10 @@ def demonstrate(
 ) -> None:
     """Raise the built-in lab, prove on it what the fabric does, and end it. Exits 1 if a proof fails."""
     from meshfabric.cli.demo import show
+    from meshfabric.lab.demo import paced
 
     with _ends_as_interrupt():
-        holds = show(_read(None), name, keep=keep)
+        holds = show(paced(_read(None)), name, keep=keep)
     raise typer.Exit(Code.OK if holds else Code.FOUND)
 
 

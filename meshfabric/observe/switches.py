@@ -19,6 +19,7 @@ from typing import NamedTuple
 from meshfabric.compiler.paths import Pair
 from meshfabric.model.tables import Fault, Grade, Turn
 from meshfabric.observe.rows import US_PER_MS, PathSeen, Row
+from meshfabric.probe.health import ANSWERS_TO_TRUST, PROBES_TO_GIVE_UP
 
 KEPT = 20
 NS_PER_MS = 1_000_000
@@ -218,6 +219,8 @@ def _trouble(path: PathSeen) -> str:
 def _silence(path: PathSeen, now_ns: int) -> str:
     if path.health == "new":
         return "never answered yet"
+    if 0 < path.state.streak < ANSWERS_TO_TRUST and path.state.open_probes < PROBES_TO_GIVE_UP:
+        return f"answers again: {path.state.streak} of {ANSWERS_TO_TRUST}"
     return f"no answer for {(now_ns - path.state.heard_ns) / NS_PER_S:.1f} s"
 
 

@@ -173,6 +173,11 @@ def seen(device: str, health: str, *, active: bool = False, **pair: Any) -> Path
     return PathSeen("far", made, device, 0, state, health, active, None, 0, 0, 7.25, 12.5)
 
 
+def returning(device: str, *, silent: bool) -> PathSeen:
+    path = seen(device, "down")
+    return path._replace(state=path.state._replace(streak=2, sent=9, answered=6 if silent else 9))
+
+
 @pytest.mark.parametrize(
     ("paths", "reasons"),
     [
@@ -212,6 +217,10 @@ def seen(device: str, health: str, *, active: bool = False, **pair: Any) -> Path
         (
             [seen("wg0", "down", active=True), seen("wg1", "down")],
             ["none works, this is the first: no answer for 2.5 s", "no answer for 2.5 s"],
+        ),
+        (
+            [returning("wg0", silent=False), returning("wg1", silent=True), seen("wg2", "up", active=True)],
+            ["answers again: 2 of 3", "no answer for 2.5 s", "next best: wg0 is down"],
         ),
     ],
 )
