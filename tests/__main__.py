@@ -10,10 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.shares import HEADINGS, PYTEST, side_by_side, tally
+from tests.shares import HEADINGS, PYTEST, REPORTS, side_by_side, tally
 
 CHECKOUT = Path(__file__).parents[1]
-OUT = CHECKOUT / "build" / "test"
 QUICK = ("tests/lab/test_failover.py", "tests/lab/test_degraded.py")
 SHARES = {
     "lab": ("tests/lab", *(f"--ignore={path}" for path in QUICK)),
@@ -29,8 +28,8 @@ MINUTE_S = 60.0
 def main() -> int:
     """1 when any share did not end well."""
     begun = time.monotonic()
-    OUT.mkdir(parents=True, exist_ok=True)
-    reports = {share: OUT / f"junit-{share}.xml" for share in SHARES}
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    reports = {share: REPORTS / f"junit-{share}.xml" for share in SHARES}
     for report in reports.values():
         report.unlink(missing_ok=True)
     statuses: dict[str, int] = {}

@@ -17,6 +17,10 @@ PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests
 NOT_RUN = 125
 
 
+REPORTS = Path(__file__).parents[1] / "build" / "test"
+"""Where the whole suite leaves a junit.xml of each of its shares."""
+
+
 class Tally(NamedTuple):
     """Tests by outcome (`passed`, `failure`, `error`, `skipped`), and the skipped ones by reason."""
 
@@ -79,3 +83,24 @@ def tally(reports: Iterable[Path]) -> Tally:
             found.counts[kinds[0] if kinds else "passed"] += 1
             found.skips.update(child.get("message", "") for child in case if child.tag == "skipped")
     return found
+
+
+def skipped(reports: Iterable[Path], checkout: Path) -> list[str]:
+    """The tests that some junit.xml say were skipped, as pytest wants to be told of them."""
+    return [
+        _node_id(case, checkout)
+        for report in reports
+        for case in ElementTree.parse(report).iter("testcase")
+        if case.find("skipped") is not None
+    ]
+
+
+def _node_id(case: ElementTree.Element, checkout: Path) -> str:
+    """Of a case it is known in which class of which module it stands, as one name with dots."""
+    parts = case.get("classname", "").split(".")
+    file = next(
+        path
+        for count in range(len(parts), 0, -1)
+        if (checkout / (path := Path(*parts[:count]).with_suffix(".py"))).is_file()
+    )
+    return "::".join([str(file), *parts[len(file.parts) :], case.get("name", "")])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.shares import Tally, side_by_side, tally
+from tests.shares import Tally, side_by_side, skipped, tally
 from tests.vm.kernels import NAMES
-from tests.vm.matrix import PRESENT, SHARES, Outcome, compare, summary
+from tests.vm.matrix import PRESENT, SHARES, Outcome, chosen, compare, summary
 
 ROOT = Path(__file__).parents[2]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
@@ -37,6 +37,37 @@ def test_results_are_counted_and_skips_by_their_reason(tmp_path: Path) -> None:
     assert counts == {"passed": 2, "skipped": 2, "failure": 1, "error": 1}
     assert skips == {"lacks netkit": 2}
     assert tally([tmp_path / "absent.xml"]) == (Counter(), Counter())
+
+
+def test_what_was_skipped_is_named_as_pytest_wants_it(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_x.py").touch()
+    case = '<testcase classname="{}" name="{}">{}</testcase>'
+    cases = [
+        case.format("tests.test_x.TestY", "test_z[netem-1]", '<skipped message="lacks netem"/>'),
+        case.format("tests.test_x", "test_a", '<skipped message="lacks fq"/>'),
+        case.format("tests.test_x", "test_b", ""),
+    ]
+    report = tmp_path / "junit.xml"
+    report.write_text(f"<testsuites>{''.join(cases)}</testsuites>")
+    assert skipped([report], tmp_path) == [
+        "tests/test_x.py::TestY::test_z[netem-1]",
+        "tests/test_x.py::test_a",
+    ]
+
+
+def test_what_was_missed_joins_its_share_once() -> None:
+    in_lab, in_kernel = "tests/lab/test_impaired.py::test_x[netem]", "tests/kernel/test_pairs.py::test_x"
+    elsewhere = "tests/unit/test_x.py::test_y"
+    missed = [in_lab, in_kernel, elsewhere, SHARES["lab"][0]]
+    everything = chosen(missed, only_missed=False)
+    assert everything["lab"] == [*SHARES["lab"], in_lab]
+    assert everything["kernel"] == [*SHARES["kernel"], elsewhere]
+    assert chosen(missed, only_missed=True) == {
+        "lab": [*SHARES["lab"], in_lab],
+        "kernel": [in_kernel, elsewhere],
+    }
+    assert chosen([], only_missed=True) == {"lab": list(SHARES["lab"])}
 
 
 def test_the_summary_shows_every_skip_and_every_complaint() -> None:

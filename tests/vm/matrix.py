@@ -1,10 +1,13 @@
-"""`python -m tests.vm.matrix KERNEL...`: what has to hold on every kernel, tried on each, and a summary.
+"""`python -m tests.vm.matrix [--missed] KERNEL...`: what has to hold on every kernel, and a summary.
 
 For each kernel a VM asks `meshfabric doctor` what there is, which must be what the
 table here says, neither less nor more. Then the chosen tests run, each share of them
 in a VM of its own, all at once. What the table promises is demanded of them too: a
 test that would be skipped for one of these features fails. A junit.xml for each share
 is left in build/vm/KERNEL.
+
+What the whole suite last skipped on this machine runs, too, whether it was chosen or not. With
+--missed nothing else does of what touches the kernel: that passed on this machine's own.
 """
 
 import json
@@ -12,6 +15,8 @@ import os
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +24,7 @@ from meshfabric.kernel.tool import WIREGUARD_GO_ENV
 from meshfabric.lab import tools
 from meshfabric.model.errors import MeshfabricError, PermanentError
 from tests.features import DEMAND_ENV
-from tests.shares import HEADINGS, PYTEST, Tally, side_by_side, tally
+from tests.shares import HEADINGS, PYTEST, REPORTS, Tally, side_by_side, skipped, tally
 from tests.vm import kernels, machine
 from tests.vm.__main__ import end_with_parent
 from tests.vm.kernels import CHECKOUT
@@ -74,6 +79,9 @@ SHARES = {
     ),
 }
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
+PASSES_ON_ANY = "kernel"
+"""The share of which the machine's own kernel tries all that it can."""
+LABS = "tests/lab/"
 
 OUT = CHECKOUT / "build" / "vm"
 TEST_TIMEOUT_S = 600
@@ -100,25 +108,47 @@ class Outcome(NamedTuple):
 def main() -> int:
     """1 when anything is not as it has to be."""
     end_with_parent()
-    compile_here()
-    outcomes = [outcome(kernel) for kernel in sys.argv[1:] or [kernels.DEFAULT]]
+    parser = ArgumentParser(prog="tests.vm.matrix")
+    parser.add_argument("--missed", action="store_true", help="of the share `kernel` only what was skipped")
+    parser.add_argument("kernels", nargs="*", default=[kernels.DEFAULT])
+    given = parser.parse_args()
+    missed = skipped(sorted(REPORTS.glob("junit-*.xml")), CHECKOUT)
+    tests = chosen(missed, only_missed=given.missed)
+    compile_here(tests)
+    outcomes = [outcome(kernel, tests) for kernel in given.kernels]
     print("\n".join(summary(outcomes)), flush=True)
     return 0 if all(one.is_good for one in outcomes) else 1
 
 
-def compile_here() -> None:
+def chosen(missed: list[str], *, only_missed: bool) -> dict[str, list[str]]:
+    """The tests of each share: those of `SHARES`, and what was missed if it is none of them."""
+    listed = {share: list(tests) for share, tests in SHARES.items()}
+    if only_missed:
+        listed[PASSES_ON_ANY] = []
+    for test in missed:
+        tests = listed["lab" if test.startswith(LABS) else PASSES_ON_ANY]
+        if not any(_is_of(test, one) for one in tests):
+            tests.append(test)
+    return {share: tests for share, tests in listed.items() if tests}
+
+
+def _is_of(test: str, chosen: str) -> bool:
+    """Whether one test is what was chosen: that one, of its variants, or in its file or folder."""
+    return test.startswith(chosen) and test[len(chosen) :][:1] in ("", "[", ":", "/")
+
+
+def compile_here(tests: dict[str, list[str]]) -> None:
     """What each VM would have to compile anew; raises when a chosen test is not there."""
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", "meshfabric", "tests"], cwd=CHECKOUT, check=True
     )
-    chosen = [test for share in SHARES.values() for test in share]
-    collect = [*PYTEST, "--collect-only", "-qq", *chosen]
+    collect = [*PYTEST, "--collect-only", "-qq", *(one for share in tests.values() for one in share)]
     done = subprocess.run(collect, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PermanentError(f"the chosen tests cannot be collected:\n{done.stdout}{done.stderr}")
 
 
-def outcome(kernel: str) -> Outcome:
+def outcome(kernel: str, tests: dict[str, list[str]]) -> Outcome:
     """Everything about a kernel; a VM that dies is a complaint like others."""
     begun = time.monotonic()
     out = OUT / kernel
@@ -126,7 +156,7 @@ def outcome(kernel: str) -> Outcome:
     for share in SHARES:
         _junit(out, share).unlink(missing_ok=True)
     complaints: list[str] = []
-    for step in (examine, test):
+    for step in (examine, partial(test, tests)):
         try:
             complaints += step(kernel, out)
         except MeshfabricError as error:
@@ -159,10 +189,10 @@ def compare(present: set[str], wanted: frozenset[str]) -> list[str]:
     ]
 
 
-def test(kernel: str, out: Path) -> list[str]:
+def test(chosen: dict[str, list[str]], kernel: str, out: Path) -> list[str]:
     """Complaints of the chosen tests."""
     _headline(kernel, "tests")
-    commands = {share: _command(kernel, share, out) for share in SHARES}
+    commands = {share: _command(kernel, _junit(out, share), tests) for share, tests in chosen.items()}
     told = {
         DEMAND_ENV: ",".join(sorted(PRESENT[kernel])),
         PATIENCE_ENV: os.environ.get(PATIENCE_ENV, PATIENCE),
@@ -171,12 +201,12 @@ def test(kernel: str, out: Path) -> list[str]:
     return [f"{share} tests: exit status {status}" for share, status in statuses.items() if status]
 
 
-def _command(kernel: str, share: str, out: Path) -> list[str]:
-    """A share of the tests in a VM."""
-    report = f"--junitxml=/out/{_junit(out, share).name}"
-    tests = [*PYTEST, report, f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *SHARES[share]]
-    vm = ["--kernel", kernel, "--timeout", str(TESTS_TIMEOUT_S), "--out", str(out)]
-    return [sys.executable, "-m", "tests.vm", *vm, "--", *tests]
+def _command(kernel: str, junit: Path, tests: list[str]) -> list[str]:
+    """Tests in a VM; what came of them lands there."""
+    report = f"--junitxml=/out/{junit.name}"
+    pytest = [*PYTEST, report, f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *tests]
+    vm = ["--kernel", kernel, "--timeout", str(TESTS_TIMEOUT_S), "--out", str(junit.parent)]
+    return [sys.executable, "-m", "tests.vm", *vm, "--", *pytest]
 
 
 def _junit(out: Path, share: str) -> Path:
