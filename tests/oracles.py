@@ -33,7 +33,7 @@ from meshfabric.model.tables import (
     Verdict,
 )
 from meshfabric.model.world import World
-from tests.strategies import MEANING, PORT_MEANING
+from tests.vocabulary import MEANING, PORT_MEANING
 
 ANYONE, ANYONE_OUTSIDE, ELSEWHERE = 0, 1, 2
 KEY_BITS, ADDRESS_BITS = 96, 128

@@ -54,8 +54,9 @@ from tests.packet.oracle import Oracle
 from tests.packet.rig import Rig, Scene
 from tests.packet.world import Owner, Rule, World, standard
 from tests.patience import DEADLINE_S
-from tests.strategies import APISERVERS, LABEL_SETS, OUTSIDE, SELF, policies
+from tests.strategies import policies
 from tests.strategies import settings as configured
+from tests.vocabulary import APISERVERS, LABEL_SETS, OUTSIDE, SELF
 
 PLACES = {"alpha": fabric.ALPHA, "beta": fabric.BETA, "guest": fabric.GUEST, "host": fabric.HOST}
 DEVICES = {name: standard().workloads[place].device for name, place in PLACES.items()}

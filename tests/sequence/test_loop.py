@@ -18,7 +18,8 @@ from meshfabric.reconcile import rounds as module
 from meshfabric.reconcile.delta import revokes
 from meshfabric.reconcile.loop import Loop
 from tests.fakes.targets import FakeGenerations, FakeTarget
-from tests.strategies import LOCAL, all_settings, full, sequences, world_of
+from tests.strategies import all_settings, full, sequences, world_of
+from tests.vocabulary import LOCAL
 
 EXAMPLES = 60
 DEADLINE_S = 60.0  # a bound for what hangs, not for slow machines

@@ -23,21 +23,9 @@ from meshfabric.model.tables import WORLD, Direction
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.reconcile.delta import squash
 from tests.oracles import Whom, enforces, holders, is_outside, place_of
-from tests.strategies import (
-    ADDRESSES,
-    LABEL_SETS,
-    LOCAL,
-    OUTSIDE,
-    PACKETS,
-    SELF,
-    all_settings,
-    full,
-    full_workload,
-    policed,
-    sequences,
-    world_of,
-)
+from tests.strategies import all_settings, full, full_workload, policed, sequences, world_of
 from tests.strategies import settings as configured
+from tests.vocabulary import ADDRESSES, LABEL_SETS, LOCAL, OUTSIDE, PACKETS, SELF
 
 EXAMPLES = 100
 

@@ -19,8 +19,9 @@ from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe.events import Events
 from meshfabric.reconcile.loop import Loop
 from tests.fakes.targets import FakeGenerations, FakeTarget
-from tests.strategies import TUNNELS, full, full_record
+from tests.strategies import full, full_record
 from tests.strategies import settings as settings_of
+from tests.vocabulary import TUNNELS
 
 EVEN = ("mfwg00", "mfwg01", "mfwg10", "mfwg11")
 ODD = ("mfwg00b", "mfwg11b")

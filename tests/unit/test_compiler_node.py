@@ -28,16 +28,9 @@ from meshfabric.model.tables import (
 )
 from meshfabric.model.world import Event, Kind, World
 from tests.oracles import holders, place_of
-from tests.strategies import (
-    LOCAL,
-    all_settings,
-    full,
-    full_link,
-    full_workload,
-    sequences,
-    world_of,
-)
+from tests.strategies import all_settings, full, full_link, full_workload, sequences, world_of
 from tests.strategies import settings as configured
+from tests.vocabulary import LOCAL
 
 EXAMPLES = 100
 RED = UplinkSettings("up0", "eth0", "red", 1, ("192.0.2.254", "2001:db8::fe"))

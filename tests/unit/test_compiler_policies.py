@@ -44,17 +44,9 @@ from meshfabric.model.tables import NOWHERE, POLICY_KEY, WORLD, Direction, Verdi
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
 from tests.oracles import asks_table, audits, audits_table, enforces, is_outside, lookup, owner
-from tests.strategies import (
-    LABEL_SETS,
-    OUTSIDE,
-    PACKETS,
-    all_settings,
-    full,
-    full_workload,
-    policed,
-    world_of,
-)
+from tests.strategies import all_settings, full, full_workload, policed, world_of
 from tests.strategies import settings as configured
+from tests.vocabulary import LABEL_SETS, OUTSIDE, PACKETS
 
 STRANGER = 1 << 23
 PORT_BITS = 16

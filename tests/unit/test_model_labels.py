@@ -19,7 +19,7 @@ from meshfabric.model.labels import (
     matches,
     parse_selector,
 )
-from tests.strategies import LABEL_SETS, MEANING, NODE_MEANING, SELECTORS
+from tests.vocabulary import LABEL_SETS, MEANING, NODE_MEANING, SELECTORS
 
 REMEDY = "use =, !=, in (..), notin (..), key or !key, separated by commas"
 

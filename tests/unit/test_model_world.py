@@ -18,8 +18,9 @@ from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.uplinks import FarEnds, addresses_of, own_uplinks, size_of
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import FIRST_IDENTITY, Event, Kind, Numbers, World
-from tests.strategies import ADDRESSES, SEGMENTS, SLOTS, all_settings, sequences, world_of
+from tests.strategies import all_settings, sequences, world_of
 from tests.strategies import settings as configured
+from tests.vocabulary import ADDRESSES, SEGMENTS, SLOTS
 
 FIRST, LAST = 10, 14
 KEYS = "abcdefg"

@@ -22,9 +22,10 @@ from meshfabric.model.tables import Direction
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.observe.groups import describe_places
 from tests.oracles import says_who
-from tests.strategies import APISERVERS, LABEL_SETS, OUTSIDE, PACKETS, full, prefixes, world_of
+from tests.strategies import full, prefixes, world_of
 from tests.strategies import settings as configured
 from tests.unit.test_simulation import renamed, some_policies
+from tests.vocabulary import APISERVERS, LABEL_SETS, OUTSIDE, PACKETS
 
 GRE = 47
 STRANGE = (*PACKETS, (GRE, 0))

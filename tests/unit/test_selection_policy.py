@@ -8,7 +8,8 @@ from meshfabric.model.policy import Policy, Rule
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
 from meshfabric.model.world import Event
-from tests.strategies import SELECTORS, all_settings, sequences, world_of
+from tests.strategies import all_settings, sequences, world_of
+from tests.vocabulary import SELECTORS
 
 KEYS, VALUES = ("a", "b", "c"), ("", "x", "y")
 TERMS = [

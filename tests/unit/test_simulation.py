@@ -22,8 +22,9 @@ from meshfabric.model.policy import Policy
 from meshfabric.model.ports import PROTOCOLS, Ports
 from meshfabric.model.tables import Direction
 from tests.oracles import says_who
-from tests.strategies import LABEL_SETS, PACKETS, full, policies, world_of
+from tests.strategies import full, policies, world_of
 from tests.strategies import settings as configured
+from tests.vocabulary import LABEL_SETS, PACKETS
 
 NODES = ("n1", "n2", "n3")
 ICMP, TCP, GRE, ICMPV6 = 1, 6, 47, 58
