@@ -292,9 +292,9 @@ def test_a_device_of_wireguard_go_stays_when_the_kernel_learns_it(userspace: Bac
 def test_a_hanging_wireguard_go_is_named(
     userspace: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wireguard_go, "UAPI_TIMEOUT_S", 0.2)
     wireguard.ensure_device(userspace, "mfwg00", tmp_path / "mfwg00.key", PORT, MARK, MTU)
     process = wireguard_go.process("mfwg00")
+    monkeypatch.setattr(wireguard_go, "UAPI_TIMEOUT_S", 0.2)
     os.kill(process, signal.SIGSTOP)
     with pytest.raises(
         TemporaryError, match=rf"device mfwg00: wireguard-go hangs \(kill process {process}\)"

@@ -29,8 +29,9 @@ from meshfabric.probe.starter import EMPTY, ETH_P_IP, PACKET_QDISC_BYPASS, SOL_P
 from tests.packet import world as fabric
 from tests.packet.arena import Namespace, arena
 from tests.packet.node import IFF_TUN, LARGEST, TUNNELS, Queue, ip
+from tests.patience import PATIENCE
 
-INTERVAL_MS = 10
+INTERVAL_MS = round(10 * PATIENCE)
 NS_PER_MS = 1_000_000
 POD, HOST, FAR = 1, 2, tables.FIRST_NODE
 LOOP = ("mftick0", "mftick1")

@@ -21,9 +21,9 @@ CUTS = 5
 OUTAGE_MS = 300 * PATIENCE
 """For sanity; what is reached is printed."""
 BACK_S = 0.3 * PATIENCE
-LONG_S = 1.0
-A_LITTLE_S = 0.5
-LOOK_S = 0.1
+LONG_S = 1.0 * PATIENCE
+A_LITTLE_S = 0.5 * PATIENCE
+LOOK_S = 0.1 * PATIENCE
 
 
 @pytest.fixture(scope="module", params=QUEUES)
