@@ -15,7 +15,7 @@ help:
 	@echo "make test [TESTS=...]  lint, types, and every test"
 	@echo "make bench             measure, beside others, into build/bench/"
 	@echo "make bench-reroute [RUNS=20]  outages when a segment fails, beside BIRD, FRR and babeld: hours"
-	@echo "make test-vm [KERNEL=6.1|6.12|newest|all] [MISSED=1]  the tests that every kernel must pass, in QEMU"
+	@echo "make test-vm [KERNEL=6.1|6.12|newest|all] [BRIEF=1]  the tests that every kernel must pass, in QEMU"
 	@echo "make vm-shell [KERNEL=...]                 a shell on one of them"
 	@echo "make bench-vm [KERNEL=...]                 measure on one of them"
 
@@ -32,8 +32,8 @@ bench-reroute: install bpf peers
 	$(BIN)/python -m bench.reroute $(if $(RUNS),--runs $(RUNS))
 
 test-vm: install bpf kernels
-	$(BIN)/python -m pytest tests/vm
-	$(BIN)/python -m tests.vm.matrix $(if $(MISSED),--missed) $(KERNELS)
+	$(if $(BRIEF),,$(BIN)/python -m pytest tests/vm)
+	$(BIN)/python -m tests.vm.matrix $(if $(BRIEF),--brief) $(KERNELS)
 
 vm-shell: install bpf kernels
 	$(BIN)/python -m tests.vm --kernel $(KERNEL)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.shares import Tally, side_by_side, skipped, tally
 from tests.vm.kernels import NAMES
-from tests.vm.matrix import PRESENT, SHARES, Outcome, chosen, compare, summary
+from tests.vm.matrix import CORE, PRESENT, SHARES, Outcome, chosen, compare, summary
 
 ROOT = Path(__file__).parents[2]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
@@ -60,14 +60,11 @@ def test_what_was_missed_joins_its_share_once() -> None:
     in_lab, in_kernel = "tests/lab/test_impaired.py::test_x[netem]", "tests/kernel/test_pairs.py::test_x"
     elsewhere = "tests/unit/test_x.py::test_y"
     missed = [in_lab, in_kernel, elsewhere, SHARES["lab"][0]]
-    everything = chosen(missed, only_missed=False)
+    everything = chosen(missed, brief=False)
     assert everything["lab"] == [*SHARES["lab"], in_lab]
     assert everything["kernel"] == [*SHARES["kernel"], elsewhere]
-    assert chosen(missed, only_missed=True) == {
-        "lab": [*SHARES["lab"], in_lab],
-        "kernel": [in_kernel, elsewhere],
-    }
-    assert chosen([], only_missed=True) == {"lab": list(SHARES["lab"])}
+    assert chosen(missed, brief=True) == {"lab": list(CORE), "kernel": [in_kernel, elsewhere]}
+    assert set(CORE) < set(SHARES["lab"])
 
 
 def test_the_summary_shows_every_skip_and_every_complaint() -> None:

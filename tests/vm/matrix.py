@@ -1,4 +1,4 @@
-"""`python -m tests.vm.matrix [--missed] KERNEL...`: what has to hold on every kernel, and a summary.
+"""`python -m tests.vm.matrix [--brief] KERNEL...`: what has to hold on every kernel, and a summary.
 
 For each kernel a VM asks `meshfabric doctor` what there is, which must be what the
 table here says, neither less nor more. Then the chosen tests run, each share of them
@@ -7,7 +7,7 @@ test that would be skipped for one of these features fails. A junit.xml for each
 is left in build/vm/KERNEL.
 
 What the whole suite last skipped on this machine runs, too, whether it was chosen or not. With
---missed nothing else does of what touches the kernel: that passed on this machine's own.
+--brief nothing else does but a fabric's life in one lab: the rest passed on this machine's own kernel.
 """
 
 import json
@@ -41,6 +41,18 @@ PRESENT = {
 }
 """What each kernel has, by the doctor's names. What is not in here, it has not."""
 
+CORE = (
+    "tests/lab/test_reach.py::test_everyone_pings_everyone",
+    "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
+    "tests/lab/test_policy.py::test_a_policy_that_selects_denies_what_it_does_not_allow",
+    "tests/lab/test_policy.py::test_a_revocation_cuts_the_established_connection_and_no_other",
+    "tests/lab/test_fail_closed.py::test_the_wires_carry_wireguard_and_nothing_of_the_fabric",
+    "tests/lab/test_fail_closed.py::test_a_tunnels_device_that_is_gone_is_no_way_out",
+    "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
+    "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
+)
+"""Everyone reaches everyone, policies hold, nothing leaves in clear, agents start again, an uplink is cut."""
+
 SHARES = {
     "kernel": (
         "tests/kernel",
@@ -54,21 +66,14 @@ SHARES = {
         "tests/packet/test_token_live.py",
     ),
     "lab": (
-        "tests/lab/test_reach.py::test_everyone_pings_everyone",
-        "tests/lab/test_reach.py::test_everyone_speaks_tcp_and_udp_with_everyone",
+        *CORE,
         "tests/lab/test_reach.py::test_a_packet_of_the_full_mtu_passes_whole_and_a_larger_one_never_leaves",
-        "tests/lab/test_policy.py::test_a_policy_that_selects_denies_what_it_does_not_allow",
-        "tests/lab/test_policy.py::test_a_revocation_cuts_the_established_connection_and_no_other",
-        "tests/lab/test_fail_closed.py::test_the_wires_carry_wireguard_and_nothing_of_the_fabric",
         "tests/lab/test_fail_closed.py::test_what_the_node_puts_on_an_uplink_in_clear_is_dropped_and_counted",
         "tests/lab/test_fail_closed.py::test_what_arrives_on_an_uplink_in_clear_is_dropped_and_counted",
-        "tests/lab/test_fail_closed.py::test_a_tunnels_device_that_is_gone_is_no_way_out",
         "tests/lab/test_world.py::test_everyone_speaks_with_the_world_and_no_fabric_address_is_seen",
         "tests/lab/test_world.py::test_the_outside_begins_nothing_unless_a_workload_is_exposed",
-        "tests/lab/test_agent_life.py::test_an_agent_that_ends_and_starts_again_loses_nothing",
         "tests/lab/test_agent_life.py::test_an_agent_that_hangs_loses_nothing",
         "tests/lab/test_failover.py::test_a_full_tunnel_is_no_cut[10 ms-0]",
-        "tests/lab/test_cut.py::test_traffic_goes_on_over_the_other_uplink_and_comes_back",
         "tests/lab/test_upgrade.py::test_flows_move_into_another_layout_and_nothing_is_lost",
         "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
         "tests/lab/test_impaired.py::TestImpairments::test_a_round_trip_is_delayed_twice_and_one_to_the_store_once",
@@ -79,8 +84,6 @@ SHARES = {
     ),
 }
 """What touches the kernel, packets on the move, and of labs one test for each way that kernels differ."""
-PASSES_ON_ANY = "kernel"
-"""The share of which the machine's own kernel tries all that it can."""
 LABS = "tests/lab/"
 
 OUT = CHECKOUT / "build" / "vm"
@@ -109,27 +112,28 @@ def main() -> int:
     """1 when anything is not as it has to be."""
     end_with_parent()
     parser = ArgumentParser(prog="tests.vm.matrix")
-    parser.add_argument("--missed", action="store_true", help="of the share `kernel` only what was skipped")
+    parser.add_argument("--brief", action="store_true", help="only what was skipped, and a lab")
     parser.add_argument("kernels", nargs="*", default=[kernels.DEFAULT])
     given = parser.parse_args()
     missed = skipped(sorted(REPORTS.glob("junit-*.xml")), CHECKOUT)
-    tests = chosen(missed, only_missed=given.missed)
+    tests = chosen(missed, brief=given.brief)
     compile_here(tests)
     outcomes = [outcome(kernel, tests) for kernel in given.kernels]
     print("\n".join(summary(outcomes)), flush=True)
     return 0 if all(one.is_good for one in outcomes) else 1
 
 
-def chosen(missed: list[str], *, only_missed: bool) -> dict[str, list[str]]:
+def chosen(missed: list[str], *, brief: bool) -> dict[str, list[str]]:
     """The tests of each share: those of `SHARES`, and what was missed if it is none of them."""
+    if brief:
+        kernel = [test for test in missed if not test.startswith(LABS)]
+        return {"lab": list(CORE)} | ({"kernel": kernel} if kernel else {})
     listed = {share: list(tests) for share, tests in SHARES.items()}
-    if only_missed:
-        listed[PASSES_ON_ANY] = []
     for test in missed:
-        tests = listed["lab" if test.startswith(LABS) else PASSES_ON_ANY]
+        tests = listed["lab" if test.startswith(LABS) else "kernel"]
         if not any(_is_of(test, one) for one in tests):
             tests.append(test)
-    return {share: tests for share, tests in listed.items() if tests}
+    return listed
 
 
 def _is_of(test: str, chosen: str) -> bool:
