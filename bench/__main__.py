@@ -18,6 +18,7 @@ BENCHES = {
     "policies": "entries into the policy map, and policy diff",
     "propagation": "from a put in etcd to another node's maps",
     "memory": "what an agent weighs, and what an event costs it",
+    "peers": "what many peers cost an idle agent",
     "swarm": "a thousand agents on one etcd",
     "reroute": "outages when a segment fails, beside BIRD, FRR and babeld",
 }

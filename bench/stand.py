@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
@@ -46,16 +46,25 @@ POLL_S = 0.02
 LOG_TAIL = 2000
 
 
+class Who(NamedTuple):
+    """The agent's node, and where its uplink is."""
+
+    fabric: str = FABRIC
+    node: str = HERE
+    segment: str = SEGMENT
+    address: str = UPLINK_ADDRESS
+
+
 class Stand:
     """Use it in `with stand() as place`, inside a cell."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, who: Who) -> None:
+        self._folder, self._who = folder, who
         self.etcd = Server(find("etcd"), folder / "etcd", *CALM, address="127.0.0.1")
         self.log = folder / "agent.log"
         self._agent: subprocess.Popen[bytes] | None = None
         lines = f"link add {UPLINK} type veth peer name {UPLINK}far\nlink set {UPLINK}far up\n"
-        lines += f"link set {UPLINK} up\naddress add {UPLINK_ADDRESS} dev {UPLINK}\n"
+        lines += f"link set {UPLINK} up\naddress add {who.address} dev {UPLINK}\n"
         subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
 
     @property
@@ -83,7 +92,7 @@ class Stand:
 
     def forget(self) -> None:
         """Remove what an agent left in the state folder and the bpffs, as on a new machine."""
-        for root in (self._folder / "state", BPFFS / FABRIC):
+        for root in (self._folder / "state", BPFFS / self._who.fabric):
             subprocess.run(["rm", "-rf", str(root)], check=True)
 
     def status(self) -> dict[str, Any]:
@@ -104,7 +113,7 @@ class Stand:
 
     def addresses(self) -> Map:
         """The agent's pinned map, once it has made it."""
-        path = BPFFS / FABRIC / "maps" / "addresses"
+        path = BPFFS / self._who.fabric / "maps" / "addresses"
         self._until(path.exists)
         return Map.open(path)
 
@@ -127,11 +136,11 @@ class Stand:
 
     def _settings(self) -> Settings:
         return Settings(
-            FABRIC,
-            HERE,
+            self._who.fabric,
+            self._who.node,
             NodeKind.METAL,
             EtcdSettings((self.etcd.endpoint,)),
-            (UplinkSettings("up0", UPLINK, SEGMENT),),
+            (UplinkSettings("up0", UPLINK, self._who.segment),),
             state_dir=self._folder / "state",
             socket=self._folder / "agent.sock",
             bpffs=BPFFS,
@@ -144,10 +153,10 @@ def has(table: Map, address: Address) -> bool:
 
 
 @contextlib.contextmanager
-def stand() -> Iterator[Stand]:
+def stand(who: Who) -> Iterator[Stand]:
     """A running etcd without records and an agent yet to be started; both end with the context."""
     with tempfile.TemporaryDirectory(prefix="meshfabric-bench-", dir="/run") as folder:
-        place = Stand(Path(folder))
+        place = Stand(Path(folder), who)
         try:
             place.etcd.start()
             yield place
@@ -157,9 +166,12 @@ def stand() -> Iterator[Stand]:
 
 
 def run(
-    bench: str, measure: Callable[[Stand, Etcd, int], Awaitable[list[Row]]], sizes: Sequence[int]
+    bench: str,
+    measure: Callable[[Stand, Etcd, int], Awaitable[list[Row]]],
+    sizes: Sequence[int],
+    who: Who = Who(),  # noqa: B008  # a value, never changed
 ) -> None:
-    """Measure on one stand at each number of endpoints, those of the command line if there are any."""
+    """Measure on one stand at each of the sizes, those of the command line if there are any."""
     cell.enclose(bench)
     wanted = sorted([int(size) for size in sys.argv[1:]] or sizes)
 
@@ -167,5 +179,5 @@ def run(
         async with Etcd(StoreSettings((place.etcd.endpoint,))) as etcd:
             return [row for size in wanted for row in await measure(place, etcd, size)]
 
-    with stand() as place:
+    with stand(who) as place:
         report(bench, asyncio.run(all_sizes(place)))
