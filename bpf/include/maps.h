@@ -89,6 +89,14 @@ struct {
 	__uint(max_entries, 65536);
 } turns SEC(".maps") A_COPY;
 
+/* Connections that share paths, each at the one place that its key is hashed to. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct watched);
+	__uint(max_entries, WATCHED_FLOWS);
+} watched SEC(".maps") A_COPY;
+
 /* What probes to each node are made from, by place - FIRST_NODE. Agent writes, the token reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -40,6 +40,7 @@ enum reason {
 	FORWARDED_TO_WORLD = 28, /* out of an uplink; no drop */
 	NAT_FULL = 29, /* no port left for another flow to that end */
 	STRANGER = 30, /* without encryption, and not from the uplink of the node whose address it bears */
+	FLOW_MOVED = 31, /* no drop: a connection suffered on the path that was its share */
 	REASONS = 32,
 };
 

@@ -22,6 +22,8 @@ const volatile __u32 loss_limit =
 const volatile __u32 rtt_limit_us = 300 * 1000; /* a path whose round trips take longer is slow; 0: none is */
 const volatile __u64 longest_hold_ns =
 	32ULL * 1000 * 1000 * 1000; /* of a path that was left again and again */
+const volatile __u8 flows_shared =
+	0; /* whether any node's are: connections are watched, and moved if they suffer */
 const volatile __u32 largest_share = 32768; /* of one workload, in established flows */
 const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
 

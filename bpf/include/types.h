@@ -26,6 +26,7 @@ enum sizes {
 	MAX_NODES = WORLD - FIRST_NODE,
 	MAX_PATHS = 8, /* tunnels to one node */
 	SHARES = 64, /* a power of two */
+	WATCHED_FLOWS = 16384, /* a power of two */
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
@@ -80,7 +81,7 @@ struct node {
 	__u32 order; /* positions, four bits each: the lowest are the preferred one's, and so on; 0: no path */
 	__u16 mtu[MAX_PATHS]; /* the largest packet that its workloads take over each, 0: unchecked */
 	__u32 ifindex[MAX_PATHS]; /* the tunnels' devices towards the node, 0: a free position */
-	__u32 shared; /* whether flows are shared among several */
+	__u32 shared; /* a bit for each position that flows are shared among; 0: they are not */
 	__u8 share[SHARES]; /* positions: a flow takes that which its hash leads to */
 };
 
@@ -157,6 +158,25 @@ struct turn {
 	__u32 ifindex;
 	__u32 grade; /* as it is now: a sum of enum fault, or one of enum grade */
 	__u32 pad;
+};
+
+/* How a TCP connection fares on the path that is its share. [0] is what we send, [1] what we hear; times in
+ * units of a millisecond or so. */
+struct watched {
+	__u32 check; /* of the flow */
+	__u32 seen; /* when there was last a packet of it */
+	__u32 place; /* the node at its other end */
+	__u32 end[2]; /* the sequence number after the newest byte */
+	__u32 repeated[2]; /* when last what had been there before came again */
+	__u32 window; /* when the present look at its acknowledgements began */
+	__u32 moved; /* when it was last moved */
+	__u8 repeats[2]; /* since something new came */
+	__u8 known; /* a bit for each of `end` */
+	__u8 heard; /* acknowledgements in the window */
+	__u8 echoes; /* those of them that tell of congestion */
+	__u8 congested; /* windows in a row where that was half of them */
+	__u8 position; /* 1 more than that of the path it was moved to; 0: it is where its hash leads */
+	__u8 avoided; /* a bit for each position where it suffered */
 };
 
 /* What the probes to a node are made from. The rest of them is the same for all. */

@@ -11,6 +11,7 @@
 #include "complaint.h"
 #include "demand.h"
 #include "mss.h"
+#include "suffer.h"
 
 /* The length of each packet that a GSO packet will become, without link header. */
 static __noinline __u32 segment_length(struct __sk_buff *skb, const struct packet *p, __u32 l3)
@@ -105,6 +106,8 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 		return drop(skb, NO_PATH);
 	if (p->ttl <= 1) /* it would end where it is delivered, with nobody to tell its sender */
 		return complain(skb, p, NO_HOP_LEFT);
+	if (flows_shared && node->shared)
+		watch(skb, p, place);
 	__u64 tunnel = choose_tunnel(node, node_index, &p->key);
 	if (mtu_of(tunnel) && is_too_big(skb, p, ETH_HLEN, mtu_of(tunnel)))
 		return complain(skb, p, mtu_of(tunnel));

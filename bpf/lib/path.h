@@ -17,7 +17,8 @@
  * while: that bounds how often traffic moves (quality.h).
  *
  * Where flows are shared among paths of the same cost, each takes the one that its
- * hash leads to, as long as that is sound.
+ * hash leads to, as long as that is sound; a connection that suffered there takes the
+ * one that it was moved to (suffer.h).
  *
  * A path stays at its position when others come, go or are preferred, as while
  * keys are rotated; their order is kept apart, in one number. So nothing that is
@@ -150,18 +151,52 @@ static __noinline __u64 choose_other(const struct node *node, __u32 node_index)
 	return tunnel;
 }
 
-/* The one that the flow's hash leads to, if it is sound, else another that further bits lead to: so only the
- * flows of a path that is not sound move, and to all others alike. 0: none was met in a few tries. */
-static __noinline __u64 choose_shared(const struct node *node, __u32 node_index, __u64 hash)
+/* Where the flow's connection is watched; of another one, if that has the place now. */
+static __always_inline struct watched *watched_at(__u64 hash)
+{
+	__u32 at = hash & (WATCHED_FLOWS - 1);
+
+	return bpf_map_lookup_elem(&watched, &at);
+}
+
+static __always_inline __u32 watched_check(__u64 hash)
+{
+	return hash >> 32;
+}
+
+/* The one that a connection was moved to, if it is sound and shared yet. */
+static __always_inline __u64 moved_to(const struct node *node, __u32 node_index, __u64 hash)
+{
+	const struct watched *watched = watched_at(hash);
+
+	if (!watched || !watched->position || watched->check != watched_check(hash))
+		return 0;
+	__u32 position = (watched->position - 1) % MAX_PATHS;
+	return node->shared >> position & 1 ? sound_at(node, node_index, position) : 0;
+}
+
+/* The position that a hash leads to, if the path there is sound, else another that further bits lead to: so
+ * only the flows of a path that is not sound move, and to all others alike. MAX_PATHS: none was met in a few
+ * tries. */
+static __always_inline __u32 led_to(const struct node *node, __u32 node_index, __u64 hash)
 {
 	for (__u32 i = 0; i < SHARE_TRIES; i++) {
 		__u32 position = node->share[hash % SHARES] % MAX_PATHS;
-		__u64 tunnel = sound_at(node, node_index, position);
-		if (tunnel)
-			return tunnel;
+		if (sound_at(node, node_index, position))
+			return position;
 		hash /= SHARES;
 	}
-	return 0;
+	return MAX_PATHS;
+}
+
+static __noinline __u64 choose_shared(const struct node *node, __u32 node_index, const struct flow_key *flow)
+{
+	__u64 hash = hash_key((const __u64 *)flow), moved = moved_to(node, node_index, hash);
+
+	if (moved)
+		return moved;
+	__u32 position = led_to(node, node_index, hash);
+	return position < MAX_PATHS ? tunnel_at(node, position) : 0;
 }
 
 /* The preferred one, nearly always. The first position, where it mostly stands, is a constant: as a variable
@@ -169,7 +204,7 @@ static __noinline __u64 choose_shared(const struct node *node, __u32 node_index,
 static __always_inline __u64 choose_tunnel(const struct node *node, __u32 node_index,
 					   const struct flow_key *flow)
 {
-	__u64 shared = node->shared ? choose_shared(node, node_index, hash_key((const __u64 *)flow)) : 0;
+	__u64 shared = node->shared ? choose_shared(node, node_index, flow) : 0;
 
 	if (shared)
 		return shared;

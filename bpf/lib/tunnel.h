@@ -55,6 +55,8 @@ static __always_inline int leaves_tunnel(struct __sk_buff *skb)
 	if (place < 0)
 		return drop(skb, -place);
 	note_first_fragment(&p);
+	if (flows_shared)
+		watch(skb, &p, 0);
 	return to_local(skb, &p, 0, place, RECEIVING);
 }
 

@@ -55,7 +55,7 @@ from meshfabric.kernel.tunnels import Tunnels
 from meshfabric.kernel.wireguard import Backend
 from meshfabric.model.errors import InputError, MeshfabricError, PermanentError
 from meshfabric.model.names import host_devices
-from meshfabric.model.settings import Settings, WireGuardKind, WorldMode
+from meshfabric.model.settings import Settings, Sharing, WireGuardKind, WorldMode
 from meshfabric.model.tables import FABRIC_MARK, number
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.observe import logs, metrics
@@ -154,6 +154,7 @@ def load_datapath(settings: Settings) -> Datapath:
             "world_port_base": datapath.world_port_base.to_bytes(2, "little"),
             "world_ports": (datapath.world_ports if translates else 0).to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
+            "flows_shared": bytes([settings.sharing is Sharing.ON]),
             "largest_share": number(max(datapath.flows // SHARES, 1)),
             "probe_grace_ns": grace_ns(settings.probe.interval_ms).to_bytes(8, "little"),
             "probe_idle_ns": (settings.probe.idle_ms * NS_PER_MS).to_bytes(8, "little"),

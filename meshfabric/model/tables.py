@@ -118,10 +118,15 @@ class Reason(IntEnum):
     FORWARDED_TO_WORLD = 28
     NAT_FULL = 29
     STRANGER = 30
+    FLOW_MOVED = 31
 
 
 FIRST_DROP = Reason.MALFORMED
-NO_DROPS = frozenset(one for one in Reason if one < FIRST_DROP) | {Reason.AUDITED, Reason.FORWARDED_TO_WORLD}
+NO_DROPS = frozenset(one for one in Reason if one < FIRST_DROP) | {
+    Reason.AUDITED,
+    Reason.FORWARDED_TO_WORLD,
+    Reason.FLOW_MOVED,
+}
 DROPS = tuple(reason for reason in Reason if reason not in NO_DROPS)
 
 
@@ -256,7 +261,8 @@ def node_value(
     padded = used + [(0, 0)] * (MAX_PATHS - len(used))
     ifindexes, mtus = zip(*padded, strict=True)
     ranks = _order(order or ()) if any(ifindexes) else 0
-    return NODE.pack(ranks, *mtus, *ifindexes, bool(shares), bytes(shares))
+    sharers = sum(1 << position for position in set(shares))
+    return NODE.pack(ranks, *mtus, *ifindexes, sharers, bytes(shares))
 
 
 def _order(first: Sequence[int]) -> int:

@@ -34,5 +34,6 @@ MEANING = {
     Reason.FORWARDED_TO_WORLD: "out of an uplink to an address outside of the fabric",
     Reason.NAT_FULL: "no port of the node is left for another flow to that end of the world",
     Reason.STRANGER: "not encrypted, and not from the uplink of the node whose address it bears",
+    Reason.FLOW_MOVED: "a TCP connection suffered on the path that was its share, and takes another",
 }
 assert MEANING.keys() == set(Reason)

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from meshfabric.kernel import netns
 from meshfabric.lab import agents, measure, underlay
 from meshfabric.lab.process import enter
 from meshfabric.lab.state import Lab
 from tests.features import requires
-from tests.lab.places import namespace
+from tests.lab.losing import losing
 from tests.lab.streams import Flow, flowing
 from tests.lab.whole import DRIFT, address, paths, put_right, raised_whole, told, until
 from tests.patience import PATIENCE
@@ -157,7 +156,7 @@ def crowded(count: int) -> Iterator[None]:
 
 def test_who_dies_in_one_direction_is_noticed_at_both_ends(lab: Lab) -> None:
     """What pear sends by red is lost; what plum sends there arrives."""
-    with one_way(lab, "pear", "up0"):
+    with losing(lab, "pear", "up0"):
         until(lambda: all(paths(lab, near, far)[0]["state"] == "down" for near, far in (NODES, NODES[::-1])))
         with flowing(lab, *FLOWS) as streams:
             until(streams.all_pass)
@@ -165,25 +164,6 @@ def test_who_dies_in_one_direction_is_noticed_at_both_ends(lab: Lab) -> None:
     until(lambda: all(paths(lab, near, far)[0]["state"] == "up" for near, far in (NODES, NODES[::-1])))
     lost = paths(lab, "pear", "plum")[0]
     assert lost["lost_out"] > lost["lost_back"]
-
-
-@contextlib.contextmanager
-def one_way(lab: Lab, node: str, uplink: str) -> Iterator[None]:
-    """The node's own packets get lost at the uplink, and nothing else."""
-    table = "netdev one_way"
-    rules = (
-        f"add table {table}; add chain {table} out {{ type filter hook egress device {uplink} priority 0; }};"
-        f" add rule {table} out drop"
-    )
-    nft(lab, node, rules)
-    try:
-        yield
-    finally:
-        nft(lab, node, f"delete table {table}")
-
-
-def nft(lab: Lab, node: str, rules: str) -> None:
-    netns.run(namespace(lab, node), subprocess.run, ["nft", rules], check=True)
 
 
 def test_wireshark_reads_the_probes(lab: Lab, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.packet.node import Node, kinds
 from tests.packet.rig import SIZES, Rig, Scene
 from tests.packet.world import World, standard
 
+SHARED = {"flows_shared": b"\1"}
 CHOOSE = Path(__file__).with_name("choose.bpf.c")
 
 
@@ -32,7 +33,7 @@ def place() -> Iterator[Arena]:
 @pytest.fixture(scope="session")
 def rig(place: Arena) -> Iterator[Rig]:
     """The loaded programs."""
-    with place.load(SIZES, outside.SETTINGS) as datapath:
+    with place.load(SIZES, outside.SETTINGS | SHARED) as datapath:
         made = Rig(place, datapath)
         outside.settle(place)
         yield made

@@ -55,7 +55,7 @@ PACKED = {
         tables.node_value([(8, 1380), (9, 1300)], [7, 3], [6, 7] * (tables.SHARES // 2)),
         {
             "order": (0x65421037, 4),
-            "shared": (1, 4),
+            "shared": (192, 4),
             "share": (7 << 8 | 6, 2),
             "mtu": (1300 << 16 | 1380, 4),
             "ifindex": (9 << 32 | 8, 8),

@@ -93,7 +93,7 @@ def test_a_node_value_holds_the_paths_by_position(paths: list[tuple[int, int]], 
 def test_a_node_value_holds_the_shares_of_its_paths() -> None:
     shares = [0, 1] * (SHARES // 2)
     value = node_value([(7, 1380), (9, 1280)], shares=shares)
-    assert value[-SHARES - 4] == 1
+    assert value[-SHARES - 4] == 0b11
     assert list(value[-SHARES:]) == shares
     assert read_node(value) == [(7, 1380), (9, 1280)]
 
