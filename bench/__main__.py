@@ -1,6 +1,6 @@
 """Runs benches, one after the other, each as a program of its own.
 
-    python -m bench            all of them, but those that take hours
+    python -m bench            all of them, but those that take long
     python -m bench NAME...    these
 
 Each prints a table and leaves `build/bench/NAME.json`; see `rows`. A bench that
@@ -20,9 +20,10 @@ BENCHES = {
     "memory": "what an agent weighs, and what an event costs it",
     "peers": "what many peers cost an idle agent",
     "swarm": "a thousand agents on one etcd",
+    "soak": "false switches while TCP fills a tunnel and every CPU is wanted",
     "reroute": "outages when a segment fails, beside BIRD, FRR and babeld",
 }
-LONG = {"reroute"}
+LONG = {"soak", "reroute"}
 """Only when they are named."""
 
 

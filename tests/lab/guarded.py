@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 from meshfabric.lab import build, state
 from meshfabric.lab.state import Lab
-from meshfabric.lab.topology import read
 from tests.lab.places import opened
 from tests.lab.small import fresh_name, said
-from tests.lab.whole import FABRIC, names
+from tests.lab.whole import FABRIC, described, names
 
 NEXT_HOP = {4: "172.31.1.14", 6: "fd00:ed::14"}  # of kube2, on red
 OURS = 109  # the protocol number of the agent's routes
@@ -21,7 +20,7 @@ BURST = 20
 @contextlib.contextmanager
 def booted() -> Iterator[Lab]:
     """The built-in lab's nodes as they boot: guarded, with networks, and no agent yet."""
-    name, topology = fresh_name(), read(FABRIC, "test.yaml")
+    name, topology = fresh_name(), described(FABRIC)
     try:
         with state.locked(name) as folder:
             lab = build.raise_nodes(topology, name, folder, lambda step: None)

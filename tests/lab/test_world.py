@@ -15,7 +15,6 @@ import pytest
 from meshfabric.lab import build, measure
 from meshfabric.lab.capture import capture
 from meshfabric.lab.state import Lab, locked
-from meshfabric.lab.topology import read
 from meshfabric.lab.underlay import ip
 from meshfabric.model.versions import LANGUAGE
 from tests.features import requires
@@ -23,7 +22,17 @@ from tests.lab.places import ECHO_PORT, SILENCE_S, Echo, Packets, answers, asked
 from tests.lab.policies import policy
 from tests.lab.small import fresh_name
 from tests.lab.store import Store
-from tests.lab.whole import DRIFT, address, bring_up, dropping, drops, everywhere, until, wait_whole
+from tests.lab.whole import (
+    DRIFT,
+    address,
+    bring_up,
+    described,
+    dropping,
+    drops,
+    everywhere,
+    until,
+    wait_whole,
+)
 
 pytestmark = requires("capabilities")
 
@@ -51,7 +60,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 @pytest.fixture(scope="module")
 def standing() -> Iterator[Lab]:
-    name, topology = fresh_name(), read(TEXT, "test.yaml")
+    name, topology = fresh_name(), described(TEXT)
     try:
         with locked(name) as folder:
             lab = build.raise_nodes(topology, name, folder, lambda step: None)

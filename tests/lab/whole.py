@@ -24,7 +24,7 @@ from meshfabric.api.messages import Ask
 from meshfabric.lab import agents, build, etcd, state, status, underlay, workloads
 from meshfabric.lab.capture import Capture, Counts, capture
 from meshfabric.lab.process import Process
-from meshfabric.lab.records import Workload
+from meshfabric.lab.records import Topology, Workload
 from meshfabric.lab.state import Lab
 from meshfabric.lab.topology import default_text, read
 from meshfabric.model.settings import Encryption
@@ -62,18 +62,23 @@ def by_userspace(text: str) -> str:
     return yaml.safe_dump(lab | {"nodes": nodes}, sort_keys=False)
 
 
-@contextlib.contextmanager
-def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
-    """A lab with its agents; at its end, nothing may have been seen in clear.
+def described(text: str) -> Topology:
+    """A topology for tests, which make the same paths fall again and again, and wait for all to be up.
 
-    A path that fell is held for no more than `HELD_S`, and where nothing is said of losses it is left neither
-    for them nor for delays: tests make the same paths fall again and again, and wait for all to be up.
+    One that fell is held for no more than `HELD_S`, and where the text says nothing of losses it is left
+    neither for them nor for delays.
     """
-    name, topology = fresh_name(), read(text, "test.yaml")
+    topology = read(text, "test.yaml")
     probe = replace(topology.probe, hold_s=min(topology.probe.hold_s, HELD_S))
     if "loss_percent" not in text:
         probe = replace(probe, loss_percent=0, rtt_ms=0)
-    topology = replace(topology, probe=probe)
+    return replace(topology, probe=probe)
+
+
+@contextlib.contextmanager
+def raised_whole(text: str, before_agents: Callable[[Lab], None] = lambda lab: None) -> Iterator[Lab]:
+    """A lab with its agents; at its end, nothing may have been seen in clear."""
+    name, topology = fresh_name(), described(text)
     try:
         with state.locked(name) as folder:
             lab = build.raise_nodes(topology, name, folder, lambda step: None)
