@@ -102,14 +102,14 @@ class Path(SimpleNamespace):
             self._come_back(h, limits)
         self.streak = min(self.streak + 1, WORD - 1)
         self.heard += 1
-        self.heard_ns = h.heard_ns
+        since_ns, self.heard_ns = (h.heard_ns - self.heard_ns) % (1 << 64), h.heard_ns
         rtt_us = (h.heard_ns - h.asked_ns) // 1000
         self._time(h, rtt_us)
         if h.asked_ns >= self.sent_ns:
             self.unanswered_ns = 0
         elif unanswered_ns:
             self.unanswered_ns = max(unanswered_ns, h.asked_ns + limits.interval_ms * 1_000_000)
-        self._judge(h.heard_ns, rtt_us, limits)
+        self._judge(h.heard_ns, rtt_us, since_ns, limits)
         return True
 
     def _count(self, h: Hearing, given_up: bool) -> None:
@@ -163,10 +163,12 @@ class Path(SimpleNamespace):
                 setattr(self, f"jitter_{way}_ns", jitter_ns + (change_ns - jitter_ns) // JITTER_SHARE)
             setattr(self, f"transit_{way}_ns", transit_ns)
 
-    def _judge(self, now_ns: int, rtt_us: int, limits: Limits) -> None:
+    def _judge(self, now_ns: int, rtt_us: int, since_ns: int, limits: Limits) -> None:
         lossy, slow = self.faults & Fault.LOSSY, self.faults & Fault.SLOW
         limit_us = limits.rtt_us - limits.rtt_us // 4 if slow else limits.rtt_us
-        self.late = (self.late << 1 | bool(limits.rtt_us and rtt_us > limit_us)) & ALL_BAD
+        late = bool(limits.rtt_us and rtt_us > limit_us)
+        if not late or since_ns >= limits.interval_ms * 1_000_000 // 2:
+            self.late = (self.late << 1 | late) & ALL_BAD
         losses = self.missing.bit_count()
         loses = limits.losses and (losses > limits.losses // 4 if lossy else losses >= limits.losses)
         newest = (1 << ANSWERS_TO_BE_SLOW) - 1

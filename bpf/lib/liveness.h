@@ -132,12 +132,13 @@ static __always_inline bool path_heard(struct path *path, __u32 ifindex, const s
 		come_back(path, h);
 	path->streak += path->streak < __UINT32_MAX__;
 	path->heard++;
+	__u64 since_ns = h->heard_ns - path->heard_ns;
 	path->heard_ns = h->heard_ns;
 	note_rtt(path, h->heard_ns - h->asked_ns);
 	note_transit(h->out_ns, &path->transit_out_ns, &path->jitter_out_ns);
 	note_transit(h->back_ns, &path->transit_back_ns, &path->jitter_back_ns);
 	advance_unanswered(path, unanswered_ns, h->asked_ns);
-	note_late_answer(path, path->rtt_us);
+	note_late_answer(path, path->rtt_us, since_ns);
 	judge_path(path, h->heard_ns);
 	return true;
 }

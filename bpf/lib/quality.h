@@ -27,6 +27,7 @@
 enum quality_policy {
 	PROBES_SEEN = 64, /* bits of path.missing and path.late */
 	ANSWERS_TO_BE_SLOW = 16, /* in a row */
+	ANSWERS_AT_ONCE = 2, /* within an interval */
 	LOSSES_OF_A_CUT = 1,
 	LOSSES_TO_RETURN_SHIFT = 2, /* a quarter of the limit */
 	RTT_TO_RETURN_SHIFT = 2, /* the limit less its quarter */
@@ -61,14 +62,17 @@ static __always_inline void note_found(struct path *path, __u32 probes)
 	path->missing &= ~shifted(1, probes);
 }
 
-/* A slow path has to be clearly faster before its answers count as quick again. */
-static __always_inline void note_late_answer(struct path *path, __u32 rtt_us)
+/* A slow path has to be clearly faster before its answers count as quick again. Those that come late all at once
+ * were held up together, by a handshake of WireGuard's most likely: they count as one. */
+static __always_inline void note_late_answer(struct path *path, __u32 rtt_us, __u64 since_ns)
 {
 	__u32 limit_us = rtt_limit_us;
 
 	if (path->faults & SLOW)
 		limit_us -= limit_us >> RTT_TO_RETURN_SHIFT;
-	path->late = path->late << 1 | (rtt_limit_us && rtt_us > limit_us);
+	bool late = rtt_limit_us && rtt_us > limit_us;
+	if (!late || since_ns >= probe_interval_ns / ANSWERS_AT_ONCE)
+		path->late = path->late << 1 | late;
 }
 
 static __always_inline __u64 next_hold_ns(const struct path *path, __u64 now_ns)

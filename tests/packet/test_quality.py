@@ -142,6 +142,17 @@ def test_sixteen_long_round_trips_are_a_fault_until_64_are_clearly_shorter(
     assert both.model.rtt_peak_us == 225_000, "a cut would be noticed as before"
 
 
+def test_answers_that_were_held_up_together_are_one_long_round_trip(scene: Scene, happens: Happens) -> None:
+    both = Both(scene.rig, happens)
+    for number in range(100):
+        both.ask(BEGUN_NS + number * 50 * MS)
+    heard_ns = BEGUN_NS + 5000 * MS
+    for number in range(90):
+        at_ns = heard_ns + number * MS // 10
+        both.hear(Hearing(BEGUN_NS + number * 50 * MS, at_ns, 1, 1, number, number))
+    assert (both.model.late, both.model.faults) == (1, 0)
+
+
 def test_each_fall_within_a_minute_holds_twice_as_long(scene: Scene, happens: Happens) -> None:
     both = Both(scene.rig, happens)
     now_ns, number, holds = BEGUN_NS, 0, []
