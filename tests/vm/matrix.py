@@ -89,7 +89,7 @@ LABS = "tests/lab/"
 OUT = CHECKOUT / "build" / "vm"
 TEST_TIMEOUT_S = 600
 DOCTOR = Size(timeout_s=120.0)
-TESTS_TIMEOUT_S = 2400.0
+TESTS_TIMEOUT_S = 3600.0
 PATIENCE_ENV, PATIENCE = "MESHFABRIC_TEST_PATIENCE", "6"
 """Python is so much slower in there, and more when this machine is busy."""
 MINUTE_S = 60.0
