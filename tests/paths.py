@@ -9,9 +9,8 @@ The packet tests hold the compiled programs against it; the simulation of the ch
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from meshfabric.model.tables import Fault, PathState
+from meshfabric.model.tables import ANSWERS_TO_TRUST, Fault, PathState
 from meshfabric.probe.health import (
-    ANSWERS_TO_TRUST,
     NS_PER_S,
     PROBES_SEEN,
     is_given_up,

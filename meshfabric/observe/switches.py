@@ -17,9 +17,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from meshfabric.compiler.paths import Pair
-from meshfabric.model.tables import Fault, Grade, Turn
+from meshfabric.model.tables import ANSWERS_TO_TRUST, PROBES_TO_GIVE_UP, Fault, Grade, Turn
 from meshfabric.observe.rows import US_PER_MS, PathSeen, Row
-from meshfabric.probe.health import ANSWERS_TO_TRUST, PROBES_TO_GIVE_UP
 
 KEPT = 20
 NS_PER_MS = 1_000_000

@@ -8,10 +8,8 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 
-from meshfabric.model.tables import Fault, Grade, PathState
+from meshfabric.model.tables import ANSWERS_TO_TRUST, PROBES_TO_GIVE_UP, Fault, Grade, PathState
 
-ANSWERS_TO_TRUST = 3  # in a row before a path is used, or used again
-PROBES_TO_GIVE_UP = 3  # in a row without an answer
 GRACE_SHARE = 10  # of an interval, for scheduling noise at both ends
 PROBES_SEEN = 64  # by which losses are judged
 NS_PER_US = 1000
