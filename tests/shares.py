@@ -87,12 +87,22 @@ def tally(reports: Iterable[Path]) -> Tally:
 
 def skipped(reports: Iterable[Path], checkout: Path) -> list[str]:
     """The tests that some junit.xml say were skipped, as pytest wants to be told of them."""
-    return [
-        _node_id(case, checkout)
-        for report in reports
+    return list(_ended(reports, checkout, "skipped"))
+
+
+def failed(reports: Iterable[Path], checkout: Path) -> dict[str, str]:
+    """The tests that some junit.xml say failed, as pytest wants to be told of them; of each, how."""
+    return _ended(reports, checkout, "failure", "error")
+
+
+def _ended(reports: Iterable[Path], checkout: Path, *ways: str) -> dict[str, str]:
+    return {
+        _node_id(case, checkout): child.get("message", "")
+        for report in filter(Path.exists, reports)
         for case in ElementTree.parse(report).iter("testcase")
-        if case.find("skipped") is not None
-    ]
+        for child in case
+        if child.tag in ways
+    }
 
 
 def _node_id(case: ElementTree.Element, checkout: Path) -> str:
