@@ -17,6 +17,7 @@ from meshfabric.kernel.links import Route
 from meshfabric.kernel.wireguard import Backend, Peer
 from tests.features import requires
 from tests.kernel.cell import namespace
+from tests.lab.places import SO_RCVBUFFORCE
 from tests.patience import DEADLINE_S, until
 
 PORT, MARK, TABLE = 51820, 0x4D460000, 19780
@@ -83,7 +84,7 @@ def test_what_is_too_large_for_a_router_arrives(backend: Backend, tmp_path: Path
     """All of it: by the MTU that routers tell, wireguard-go's batches would be refused by its own kernel."""
     with joined_by_router(backend, tmp_path) as (_, far):
         listener = netns.run(far, socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         with listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             listener.bind((INSIDE_FAR, UDP_PORT))
             listener.settimeout(DEADLINE_S)
