@@ -14,6 +14,10 @@ struct layout {
 	struct node node;
 	struct plain_key plain_key;
 	struct plain_end plain_end;
+	struct relay_end relay_end;
+	struct relay_source_key relay_source_key;
+	struct relay_source relay_source;
+	struct relay_target relay_target;
 	struct path path;
 	struct turn turn;
 	struct probe_ends probe_ends;

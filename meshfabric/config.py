@@ -25,7 +25,7 @@ from meshfabric.model.names import (
 from meshfabric.model.node import MAX_SLOTS
 from meshfabric.model.policytext import PolicyText, read_policy, stamped
 from meshfabric.model.ports import MAX_PORT
-from meshfabric.model.settings import TUNNELS, Settings
+from meshfabric.model.settings import TUNNELS, Encryption, Settings, UplinkSettings
 from meshfabric.model.yamltext import Located, locate, locate_documents
 
 LAST_MARK = (1 << 32) - 1
@@ -42,6 +42,7 @@ GRACE_S = (1.0, 86_400.0)
 AWAY_S = (1.0, 31_536_000.0)
 MAX_COST = 1_000_000
 MAX_CAPACITY = 100_000_000  # Mbit/s
+MAX_RELAYED = 1_000_000  # Mbit/s
 MAX_SOCKET_BYTES = 107  # sun_path less the final zero (unix(7))
 
 URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)]|([A-Za-z0-9._-]+)):([0-9]{1,5})/?")
@@ -162,7 +163,12 @@ def _check_uplinks(found: Located[Settings]) -> None:
     if not 1 <= len(uplinks) <= MAX_SLOTS:
         raise found.error(f"{len(uplinks)} uplinks", "uplinks", remedy=f"1 to {MAX_SLOTS} are possible")
     _check_once(found, [uplink.name for uplink in uplinks], "uplink name", lambda i: ("uplinks", i, "name"))
-    _check_once(found, [uplink.device for uplink in uplinks], "device", lambda i: ("uplinks", i, "device"))
+    _check_once(
+        found,
+        [f"{uplink.device} to {uplink.relay}" if uplink.relay else uplink.device for uplink in uplinks],
+        "device",
+        lambda i: ("uplinks", i, "device"),
+    )
     for i, uplink in enumerate(uplinks):
         check_name(uplink.name, "uplink", found.at("uplinks", i, "name"))
         check_name(uplink.segment, "segment", found.at("uplinks", i, "segment"))
@@ -171,6 +177,30 @@ def _check_uplinks(found: Located[Settings]) -> None:
             raise found.error(f"cost {uplink.cost}", "uplinks", i, "cost", remedy=f"0 to {MAX_COST}")
         _check_range(found, uplink.capacity, 0, MAX_CAPACITY, "uplinks", i, "capacity")
         _check_gateways(found, uplink.gateways, i)
+        if uplink.relay:
+            _check_relayed(found, uplink, i)
+
+
+def _check_relayed(found: Located[Settings], uplink: UplinkSettings, i: int) -> None:
+    check_name(uplink.relay, "node", found.at("uplinks", i, "relay"))
+    if uplink.relay == found.value.node:
+        remedy = "name another node, or leave it out"
+        raise found.error("a node is no relay of its own", "uplinks", i, "relay", remedy=remedy)
+    if uplink.encryption is Encryption.OFF:
+        remedy = "leave it on: a relay hands on encrypted packets only"
+        raise found.error("no encryption, and a relay", "uplinks", i, "encryption", remedy=remedy)
+    direct = next(
+        (one for one in found.value.uplinks if (one.device, one.relay) == (uplink.device, "")), None
+    )
+    if direct is None:
+        remedy = f"describe {uplink.device} by an uplink without relay as well"
+        raise found.error(
+            f"nothing leads by {uplink.device} to the relay", "uplinks", i, "relay", remedy=remedy
+        )
+    for field in ("segment", "gateways", "qdisc"):
+        if getattr(uplink, field) != getattr(direct, field):
+            what = f"{field} is not as that of {direct.name}, which is the same device"
+            raise found.error(what, "uplinks", i, field, remedy="write the same")
 
 
 def _check_device(found: Located[Settings], device: str, i: int) -> None:
@@ -204,6 +234,7 @@ def _check_datapath(found: Located[Settings]) -> None:
     _check_range(
         found, datapath.port_base, 1, MAX_PORT - len(found.value.tunnel_ports) + 1, "datapath", "port_base"
     )
+    _check_relay(found)
     _check_world_ports(found)
     marks = TUNNELS + (MAX_SLOTS if found.value.trusts else 0)
     _check_range(found, datapath.mark_base, 1, LAST_MARK - marks + 1, "datapath", "mark_base")
@@ -223,17 +254,30 @@ def _check_datapath(found: Located[Settings]) -> None:
     _check_range(found, found.value.rotation.away_s, *AWAY_S, "rotation", "away_s")
 
 
+def _check_relay(found: Located[Settings]) -> None:
+    settings = found.value
+    _check_range(found, settings.relay_mbit, 0, MAX_RELAYED, "relay_mbit")
+    most = MAX_PORT - len(settings.relay_ports) + 1
+    _check_range(found, settings.datapath.relay_port_base, 1024, most, "datapath", "relay_port_base")
+
+
 def _check_world_ports(found: Located[Settings]) -> None:
     datapath = found.value.datapath
     _check_range(found, datapath.world_port_base, 1024, MAX_PORT, "datapath", "world_port_base")
     most = MAX_PORT - datapath.world_port_base + 1
     _check_range(found, datapath.world_ports, 1, most, "datapath", "world_ports")
     world = range(datapath.world_port_base, datapath.world_port_base + datapath.world_ports)
-    tunnels = found.value.tunnel_ports
-    if world.start < tunnels.stop and tunnels.start < world.stop:
-        what = f"datapath.world_port_base: ports {world.start} to {world.stop - 1} take in those of tunnels"
-        remedy = f"keep away from {tunnels.start} to {tunnels.stop - 1}"
-        raise found.error(what, "datapath", "world_port_base", remedy=remedy)
+    tunnels, relayed = found.value.tunnel_ports, found.value.relay_ports
+    _check_ports_apart(found, "world_port_base", world, "tunnels", tunnels)
+    _check_ports_apart(found, "relay_port_base", relayed, "tunnels", tunnels)
+    _check_ports_apart(found, "relay_port_base", relayed, "the world", world)
+
+
+def _check_ports_apart(found: Located[Settings], field: str, ports: range, others: str, taken: range) -> None:
+    if ports and ports.start < taken.stop and taken.start < ports.stop:
+        what = f"datapath.{field}: ports {ports.start} to {ports.stop - 1} take in those of {others}"
+        remedy = f"keep away from {taken.start} to {taken.stop - 1}"
+        raise found.error(what, "datapath", field, remedy=remedy)
 
 
 def _check_metrics(found: Located[Settings]) -> None:

@@ -5,7 +5,7 @@ get a device and a key at once, and records travel to every node. `settle` goes
 on until nobody has anything left to do.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
@@ -35,7 +35,10 @@ ROUNDS = 6
 
 @dataclass(frozen=True)
 class Attachment:
-    """An uplink of a node: its segment, its cost and its addresses with prefix length."""
+    """An uplink of a node: its segment, its cost and its addresses with prefix length.
+
+    With a relay it is the device of the node's uplink before it.
+    """
 
     segment: str
     addresses: tuple[str, ...]
@@ -43,19 +46,20 @@ class Attachment:
     cost: int = 0
     capacity: int = 0
     encryption: Encryption = Encryption.ON
+    relay: str = ""
 
 
 class Node:
     """One node's world and plan."""
 
-    def __init__(self, number: int, uplinks: Sequence[Attachment]) -> None:
+    def __init__(self, number: int, uplinks: Sequence[Attachment], relay_mbit: int = 0) -> None:
         self.number, self.name = number, f"n{number}"
-        self.world = World(_settings(self.name, uplinks))
+        self.world = World(_settings(self.name, uplinks, relay_mbit))
         self.plan = compile_plan(self.world)
         self._indexes: dict[str, int] = {}
         self.tell(Event(Kind.PREFIXES, "", PREFIXES))
-        for slot, uplink in enumerate(uplinks):
-            self.see(f"eth{slot}", uplink.mtu, uplink.addresses)
+        for uplink, configured in zip(uplinks, self.world.settings.uplinks, strict=True):
+            self.see(configured.device, uplink.mtu, uplink.addresses)
 
     def tell(self, event: Event) -> None:
         """Step the plan."""
@@ -104,19 +108,21 @@ class Node:
                 yield Event(Kind.ENDPOINT, parse_address(address[0]), endpoint)
 
 
-def _settings(name: str, uplinks: Sequence[Attachment]) -> Settings:
+def _settings(name: str, uplinks: Sequence[Attachment], relay_mbit: int) -> Settings:
     configured = tuple(
         UplinkSettings(
             f"up{slot}",
-            f"eth{slot}",
+            f"eth{slot - 1 if uplink.relay else slot}",
             uplink.segment,
             uplink.cost,
             capacity=uplink.capacity,
             encryption=uplink.encryption,
+            relay=uplink.relay,
         )
         for slot, uplink in enumerate(uplinks)
     )
-    return Settings("lab", name, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), configured)
+    etcd = EtcdSettings(("http://192.0.2.1:2379",))
+    return Settings("lab", name, NodeKind.VM, etcd, configured, relay_mbit=relay_mbit)
 
 
 def blocks(number: int) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -124,9 +130,12 @@ def blocks(number: int) -> tuple[IPv4Network | IPv6Network, ...]:
     return ip_network(f"10.1.{number}.0/24"), ip_network(f"fd00:1:0:{number:x}::/64")
 
 
-def fabric(uplinks: Sequence[Sequence[Attachment]]) -> list[Node]:
+def fabric(uplinks: Sequence[Sequence[Attachment]], relays: Container[str] = ()) -> list[Node]:
     """Nodes n1, n2, .. with these uplinks, settled."""
-    nodes = [Node(number, own) for number, own in enumerate(uplinks, 1)]
+    nodes = [
+        Node(number, own, relay_mbit=100 if f"n{number}" in relays else 0)
+        for number, own in enumerate(uplinks, 1)
+    ]
     for node in nodes:
         own = blocks(node.number)
         allocation = Allocation(own, tuple(parse_address(str(block[1])) for block in own))

@@ -33,7 +33,7 @@ from meshfabric.model.policytext import (
     PolicyText,
     read_policy,
 )
-from meshfabric.model.settings import Encryption, EtcdSettings, Queue, Settings, UplinkSettings, WorldMode
+from meshfabric.model.settings import Encryption, EtcdSettings, Settings, UplinkSettings, WorldMode
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
 from tests.vocabulary import (
@@ -42,6 +42,7 @@ from tests.vocabulary import (
     CARRIED,
     DEVICES,
     EXPOSED,
+    HEARD,
     LABEL_SETS,
     LOCAL,
     MTUS,
@@ -54,6 +55,7 @@ from tests.vocabulary import (
     PORTS,
     PREFIXES,
     PRIORITIES,
+    RELAYED,
     SEGMENTS,
     SELECTORS,
     SELF,
@@ -66,21 +68,34 @@ label_sets = st.sampled_from(LABEL_SETS)
 selectors = st.sampled_from(sorted(SELECTORS))
 
 
-def settings(uplinks: tuple[UplinkSettings, ...], world: WorldMode = WorldMode.OFF) -> Settings:
+def settings(
+    uplinks: tuple[UplinkSettings, ...], world: WorldMode = WorldMode.OFF, relay_mbit: int = 0
+) -> Settings:
     """The configuration of node `SELF` with these uplinks."""
-    return Settings("lab", SELF, NodeKind.VM, EtcdSettings(("http://192.0.2.1:2379",)), uplinks, world=world)
+    etcd = EtcdSettings(("http://192.0.2.1:2379",))
+    return Settings("lab", SELF, NodeKind.VM, etcd, uplinks, world=world, relay_mbit=relay_mbit)
 
 
 def all_settings() -> st.SearchStrategy[Settings]:
-    """None, one or two uplinks in two segments, with or without gateways; with or without a world."""
+    """None, one or two uplinks in two segments, with or without gateways and relays; with or without a
+    world, a relay or none.
+    """
     gateways = st.sampled_from([(), ("192.0.2.254",), ("192.0.2.254", "2001:db8::fe")])
     segment, cost = st.sampled_from(SEGMENTS), st.integers(0, 2)
-    one = st.tuples(segment, cost, gateways, st.just(Queue.AUTO), st.sampled_from(Encryption))
+    direct = st.tuples(st.sampled_from(Encryption), st.just(""))
+    ways = direct | st.tuples(st.just(Encryption.ON), st.sampled_from(NODES[1:]))
+    one = st.tuples(segment, cost, gateways, ways)
 
     def uplinks(given: list[Any]) -> tuple[UplinkSettings, ...]:
-        return tuple(UplinkSettings(f"up{slot}", f"eth{slot}", *rest) for slot, rest in enumerate(given))
+        return tuple(
+            UplinkSettings(
+                f"up{slot}", f"eth{slot}", segment, cost, gateways, encryption=encryption, relay=relay
+            )
+            for slot, (segment, cost, gateways, (encryption, relay)) in enumerate(given)
+        )
 
-    return st.builds(settings, st.lists(one, max_size=2).map(uplinks), st.sampled_from(WorldMode))
+    few = st.lists(one, max_size=2).map(uplinks)
+    return st.builds(settings, few, st.sampled_from(WorldMode), st.sampled_from([0, 100]))
 
 
 def links(device: str) -> st.SearchStrategy[Link]:
@@ -113,7 +128,8 @@ def records(name: str) -> st.SearchStrategy[NodeRecord]:
             addresses | both,
             st.sampled_from(MTUS),
             st.integers(0, 2),
-            st.sampled_from(PLAIN_PORTS),
+            st.tuples(st.sampled_from(PLAIN_PORTS), st.just(""))
+            | st.tuples(st.just(0), st.sampled_from(NODES).filter(lambda relay: relay != name)),
         ),
         max_size=3,
         unique_by=lambda one: one[0],
@@ -124,6 +140,7 @@ def records(name: str) -> st.SearchStrategy[NodeRecord]:
         tunnels=tunnels[0],
         odd_tunnels=tunnels[1],
         keyring=keyrings,
+        relayed=st.sampled_from([{}, RELAYED, dict(list(RELAYED.items())[1:])]),
     )
 
 
@@ -151,9 +168,10 @@ keyrings = st.builds(
 
 
 def _uplink(
-    slot: int, segment: str, addresses: tuple[str, ...], mtu: int, cost: int, plain_port: int = 0
+    slot: int, segment: str, addresses: tuple[str, ...], mtu: int, cost: int, way: tuple[int, str] = (0, "")
 ) -> Uplink:
-    return Uplink(slot, f"up{slot}", segment, addresses, mtu, cost, plain_port=plain_port)
+    plain_port, relay = way
+    return Uplink(slot, f"up{slot}", segment, addresses, mtu, cost, plain_port=plain_port, relay=relay)
 
 
 def allocation(name: str) -> Allocation:
@@ -270,6 +288,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.KEYRING, [""], lambda key: keyrings),
         (Kind.ROTATION, [""], lambda key: st.builds(RotationRecord, st.integers(0, 9))),
         (Kind.DRAINING, ["up0", "up1"], lambda key: st.just(True)),
+        (Kind.HEARD, PATHS, lambda key: st.sampled_from(HEARD)),
         (Kind.CARRIED, PATHS, lambda key: st.sampled_from(CARRIED)),
     ]
 }  # fmt: skip

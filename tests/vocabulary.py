@@ -150,6 +150,10 @@ DEVICES = (
 )
 TUNNELS = (*DEVICES[4:8], *DEVICES[-4:])
 PATHS = tuple(product(TUNNELS, NODES[1:]))
+RELAYED = {name: 16384 + 16 * number for number, name in enumerate(NODES)}
+"""What a relay says of whom it knows: its ports for each."""
+HEARD = tuple(product(map(parse_address, ("192.0.2.1", "2001:db8::2")), (PORT_BASE, PORT_BASE + 8, 1024)))
+"""Sockets that WireGuard may hear a node from."""
 CARRIED = (1320, 1376, 1408, 8000)
 UPLINK_ADDRESSES = ("192.0.2.7/24", "192.0.2.8/24", "2001:db8::7/64", "2001:db8::8/64", "198.51.100.7/31")
 PREFIXES = ("10.1.0.0/16", "fd00::/16", "10.2.0.0/16")

@@ -74,6 +74,32 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } plain_ends SEC(".maps");
 
+/* The sockets whose packets are handed on. Agent writes; read for every packet to a port for that. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct relay_source_key);
+	__type(value, struct relay_source);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} relay_sources SEC(".maps");
+
+/* Where they are handed on to. Agent writes; read for every one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct relay_end);
+	__type(value, struct relay_target);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} relay_ends SEC(".maps");
+
+/* What each node whose packets are handed on has spent of its rate, by place - FIRST_NODE. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct budget);
+	__uint(max_entries, RELAYED_NODES);
+} relay_budgets SEC(".maps") A_COPY;
+
 /* How each tunnel fares. Datapath writes, agent reads, and moves what is known of a tunnel along with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -41,7 +41,9 @@ enum reason {
 	NAT_FULL = 29, /* no port left for another flow to that end */
 	STRANGER = 30, /* without encryption, and not from the uplink of the node whose address it bears */
 	FLOW_MOVED = 31, /* no drop: a connection suffered on the path that was its share */
-	REASONS = 32,
+	RELAYED = 32, /* one node's packet to another, handed on; no drop */
+	RELAY_FULL = 33, /* more of that than the node's rate */
+	REASONS = 34,
 };
 
 #endif

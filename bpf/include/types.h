@@ -31,6 +31,9 @@ enum sizes {
 	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
 	GENERATIONS = 2, /* of the keys of a node's tunnels */
+	RELAYED_NODES = 1024, /* whose packets a node hands on at most */
+	PORTS_OF_ONE = GENERATIONS * MAX_SLOTS, /* of them, in a row, at the relay */
+	RELAY_PORTS = RELAYED_NODES * PORTS_OF_ONE,
 	RECENT_FLOWS = 262144, /* a power of two */
 	NODES_PER_WORD = 64,
 	ACTIVE_WORDS = (MAX_NODES + NODES_PER_WORD - 1) / NODES_PER_WORD,
@@ -99,6 +102,37 @@ struct plain_end {
 	struct addr local; /* our own, of the same family */
 	__u32 vni; /* by which the node tells its devices apart */
 	__u32 mark; /* leads to the routing table of our uplink; and what came in by that one has it */
+};
+
+/* One end of a tunnel between two others, that this node hands packets on for. */
+struct relay_end {
+	__u32 number; /* of the node: its place - FIRST_NODE */
+	__u8 local; /* slot of the uplink at this end, */
+	__u8 remote; /* and at the other */
+	__u8 generation; /* of the keys */
+	__u8 pad;
+};
+
+struct relay_source_key {
+	struct addr addr;
+	__be16 port;
+	__u8 pad[6];
+};
+
+/* Whose a socket is, and the uplink by which its packets come. */
+struct relay_source {
+	struct relay_end end;
+	__u32 ifindex;
+};
+
+/* How to reach an end. */
+struct relay_target {
+	struct addr addr; /* the node's socket */
+	struct addr source; /* our own address towards it, of the same family */
+	__u32 ifindex;
+	__u32 mark; /* leads to the routing table of that uplink */
+	__be16 port;
+	__u8 pad[6];
 };
 
 /* Why a path that answers is not as good as another: the higher the sum, the worse. */

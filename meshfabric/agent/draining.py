@@ -52,15 +52,14 @@ class Draining:
         except (OSError, msgspec.DecodeError, ValueError) as cause:
             warn(self._file, f"cannot be read ({cause})", "no uplink is drained")
             return []
-        return [Event(Kind.DRAINING, name, True) for name in saved.uplinks if name in self._slots()]
+        return [Event(Kind.DRAINING, name, True) for name in saved.uplinks if name in self._names()]
 
     async def drain(self, name: str, *, force: bool) -> bool:
         """Take the uplink last from now on; whether that is new. Returns once it is so on this node.
 
         Raises `InputError` if it is the only way to some node, unless forced.
         """
-        slot = self._slot(name)
-        alone = only_by(self._readings.paths({}), slot)
+        alone = only_by(self._readings.paths({}), self._slots(name))
         if alone and not force:
             what = f"it is the only way that works to {', '.join(alone)}"
             remedy = "mend another path to them first (meshfabric path list), or --force"
@@ -69,7 +68,7 @@ class Draining:
 
     async def undrain(self, name: str) -> bool:
         """Take the uplink as before; whether that is new. Returns once it is so on this node."""
-        self._slot(name)
+        self._slots(name)
         return await self._order(name, None)
 
     def rows(self) -> list[Row]:
@@ -77,11 +76,11 @@ class Draining:
         return uplink_rows(self._world, self._readings.paths({}))
 
     async def passing(self, name: str) -> dict[str, Any]:
-        """What passes over the uplink's tunnels beside probes: bytes a second by node, of those with any."""
-        slot = self._slot(name)
+        """What passes by the uplink's tunnels beside probes: bytes a second by node, of those with any."""
+        slots = self._slots(name)
         before = await self._look()
         await asyncio.sleep(LOOKS_APART_S)
-        found = beside_probes(self._world, before, await self._look(), slot)
+        found = beside_probes(self._world, before, await self._look(), slots)
         return {
             "uplink": name,
             "nodes": [
@@ -111,11 +110,11 @@ class Draining:
         await self._loop.settled()
         return True
 
-    def _slots(self) -> dict[str, int]:
-        return {uplink.name: slot for slot, uplink in enumerate(self._world.settings.uplinks)}
+    def _names(self) -> list[str]:
+        return [uplink.name for uplink in self._world.settings.uplinks]
 
-    def _slot(self, name: str) -> int:
-        slots = self._slots()
-        if name not in slots:
-            raise InputError(f"no uplink {name!r} here", remedy=f"there is: {', '.join(slots) or 'none'}")
-        return slots[name]
+    def _slots(self, name: str) -> frozenset[int]:
+        if name not in self._names():
+            remedy = f"there is: {', '.join(self._names()) or 'none'}"
+            raise InputError(f"no uplink {name!r} here", remedy=remedy)
+        return self._world.settings.drained_with(name)

@@ -33,6 +33,7 @@ from meshfabric.agent.metrics import reader
 from meshfabric.agent.presence import keep_reporting, stay_alive
 from meshfabric.agent.probing import Probing
 from meshfabric.agent.readings import Readings
+from meshfabric.agent.relaying import Relaying
 from meshfabric.agent.rotation import Rotation
 from meshfabric.agent.simulation import Simulation
 from meshfabric.agent.sizing import Sizing
@@ -151,6 +152,8 @@ def load_datapath(settings: Settings) -> Datapath:
             "plain_port": (datapath.plain_port if settings.trusts else 0).to_bytes(2, "little"),
             "plain_mark": (datapath.plain_mark if settings.trusts else 0).to_bytes(4, "little"),
             "plain_slots": sum(1 << slot for slot in settings.trusted_slots).to_bytes(1, "little"),
+            "relay_port_base": (datapath.relay_port_base if settings.relay_mbit else 0).to_bytes(2, "little"),
+            "relay_ps_per_byte": number(settings.relay_ps_per_byte),
             "world_port_base": datapath.world_port_base.to_bytes(2, "little"),
             "world_ports": (datapath.world_ports if translates else 0).to_bytes(2, "little"),
             "probe_interval_ns": (settings.probe.interval_ms * NS_PER_MS).to_bytes(8, "little"),
@@ -205,6 +208,7 @@ class Agent:
         self._listener = Listener(datapath.maps["audits"], self._world, self._events.note)
         self._sizing = Sizing(self._loop, self._readings, datapath.maps["nodes"], self._events.note)
         self._clear = Clear(self._world, self._events.note)
+        self._relaying = Relaying(self._loop, self._tunnels, self._netlink)
         self._round_done = asyncio.Event()
         upgrade.tell(datapath, self._events.note)
 
@@ -239,6 +243,7 @@ class Agent:
         for events in self._memory.recall():
             self._store.expiry.take(events)
         self._sizing.restore()
+        await self._relaying.recall()
 
     def _parts(self) -> list[Coroutine[None, None, None]]:
         settings = self._settings
@@ -251,6 +256,7 @@ class Agent:
             self._switches.run(),
             self._sizing.run(),
             self._clear.run(),
+            self._relaying.run(),
             self._rotation.run(),
             self._keep_host(),
             stay_alive(self._etcd, settings.fabric, settings.node),

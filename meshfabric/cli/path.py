@@ -46,6 +46,7 @@ COLUMNS = (
     Column("local", "LOCAL"),
     Column("remote", "REMOTE"),
     Column("segment", "SEGMENT", spare=3),
+    Column("relay", "RELAY", spare=4),
     Column("endpoint", "ENDPOINT", spare=1),
     Column("encryption", "ENCRYPTION", spare=2, styles={"off": "bold red"}),
     Column("generation", "GEN", spare=6, right=True),

@@ -33,6 +33,7 @@ COLUMNS = (
     Column("uplink", "UPLINK"),
     Column("device", "DEVICE"),
     Column("segment", "SEGMENT", spare=1),
+    Column("relay", "RELAY", spare=4),
     Column("state", "STATE", styles={"up": "green", "down": "bold red", "missing": "bold red"}),
     Column("draining", "DRAINING", styles={"yes": "yellow"}),
     Column("addresses", "ADDRESSES", split=", "),

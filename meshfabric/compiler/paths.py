@@ -11,9 +11,10 @@ from itertools import product
 from typing import NamedTuple
 
 from meshfabric.compiler.sharing import Member, slots
+from meshfabric.model.addresses import family_of
 from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.names import plain_device, tunnel_device, twin_device
-from meshfabric.model.node import MAX_SLOTS, Tunnel, Uplink
+from meshfabric.model.node import MAX_SLOTS, NodeRecord, Tunnel, Uplink
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.settings import Sharing
 from meshfabric.model.tables import FIRST_NODE, MAX_PATHS, node_value, number
@@ -36,7 +37,8 @@ PLAIN_POSITIONS = (
 class Pair(NamedTuple):
     """A local and a remote uplink that reach each other, with the addresses to use.
 
-    `plain`: both take packets in clear as well.
+    `plain`: both take packets in clear as well. `relay`: the node that hands them on, if any; then
+    `destination` is its address, and `relay_port` the first of those where it takes what is for the far one.
     """
 
     cost: int
@@ -46,6 +48,8 @@ class Pair(NamedTuple):
     destination: str
     draining: bool = False  # at either end
     plain: bool = False
+    relay: str = ""
+    relay_port: int = 0
 
 
 class Joined(NamedTuple):
@@ -70,14 +74,17 @@ class Way(NamedTuple):
 
 
 def pairs(world: World, node: str) -> list[Pair]:
-    """The tunnels towards a node, cheapest first, those over an uplink that is drained last; none to
-    itself, a revoked or an unknown one.
+    """The tunnels towards a node, cheapest first, after them those through relays, and last those over an
+    uplink that is drained; none to itself, a revoked or an unknown one.
     """
     record = world.nodes.get(node)
     if record is None or node == world.node or node in world.revoked:
         return []
-    found = filter(None, (_pair(near, far) for near in world.uplinks for far in record.uplinks))
-    return sorted(found, key=lambda pair: (pair.draining, pair))
+    ends = [(near, far) for near in world.uplinks for far in record.uplinks if near.meeting == far.meeting]
+    found = [
+        relayed_pair(world, node, near, far) if near.relay else direct_pair(near, far) for near, far in ends
+    ]
+    return sorted(filter(None, found), key=lambda pair: (pair.draining, bool(pair.relay), pair))
 
 
 def joined(world: World, node: str, generation: int) -> list[Joined]:
@@ -232,9 +239,8 @@ def workload_mtu(world: World) -> int:
     return max(tightest - RESERVED_FOR_IPIP, LEAST_MTU)
 
 
-def _pair(near: Uplink, far: Uplink) -> Pair | None:
-    if near.segment != far.segment:
-        return None
+def direct_pair(near: Uplink, far: Uplink) -> Pair | None:
+    """Two uplinks of one segment, if they share an address family."""
     sources, destinations = addresses_of(near), addresses_of(far)
     shared = sources.keys() & destinations.keys()
     if not shared:
@@ -243,3 +249,40 @@ def _pair(near: Uplink, far: Uplink) -> Pair | None:
     ends = near.cost + far.cost, near.slot, far.slot, sources[family], destinations[family]
     plain = bool(near.plain_port) and near.plain_port == far.plain_port
     return Pair(*ends, draining=near.draining or far.draining, plain=plain)
+
+
+def relayed_pair(world: World, node: str, near: Uplink, far: Uplink) -> Pair | None:
+    """Two uplinks through the same relay: if it says that it knows both nodes, and if it has uplinks in
+    both segments and uses one address family in them. The header of a packet stays as large as it is.
+    """
+    relay = world.nodes.get(near.relay)
+    if relay is None or near.relay in world.revoked or near.relay not in world.allocations:
+        return None
+    port = relay.relayed.get(node)
+    ours, theirs = (direct_to(relay, one) for one in (near, far))
+    if port is None or world.node not in relay.relayed or not ours or not theirs:
+        return None
+    if family_of(ours.destination) != family_of(theirs.destination):
+        return None
+    return Pair(
+        near.cost + far.cost,
+        near.slot,
+        far.slot,
+        ours.source,
+        ours.destination,
+        draining=ours.draining or theirs.draining,
+        relay=near.relay,
+        relay_port=port,
+    )
+
+
+def direct_to(relay: NodeRecord, uplink: Uplink) -> Pair | None:
+    """How a relay is reached from an uplink through it."""
+    there = [far for far in relay.uplinks if not far.relay and far.segment == uplink.segment]
+    found = filter(None, (direct_pair(uplink, far) for far in there))
+    return min(found, key=lambda pair: (pair.draining, pair), default=None)
+
+
+def port_at_relay(first: int, generation: int, slot: int) -> int:
+    """Where a relay takes what is for a node's tunnel by the uplink `slot`; `first` of the node's ports."""
+    return first + MAX_SLOTS * generation + slot

@@ -4,10 +4,11 @@ import msgspec
 
 from meshfabric import __version__
 from meshfabric.compiler.paths import tunnel_devices
+from meshfabric.compiler.relays import relayed_nodes
 from meshfabric.compiler.wireguard import tunnel_number
 from meshfabric.model.addresses import format_address
 from meshfabric.model.labels import is_reserved
-from meshfabric.model.node import EndpointRecord, NodeRecord, Tunnel
+from meshfabric.model.node import NODE_VERSION, RECORD_VERSION, EndpointRecord, NodeRecord, Tunnel
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.portnames import named_ports
 from meshfabric.model.world import World
@@ -26,6 +27,8 @@ def node_record_entries(world: World) -> Entries:
         settings.wireguard.value,
         tuple(_tunnels(world, 1)),
         world.own_keys,
+        min_version=NODE_VERSION if any(uplink.relay for uplink in world.uplinks) else RECORD_VERSION,
+        relayed=relayed_nodes(world),
     )
     return {(Table.RECORDS, f"nodes/{settings.node}"): msgspec.json.encode(record)}
 

@@ -17,6 +17,7 @@ from meshfabric.compiler.plain import plain_device_entries, plain_end_entries, p
 from meshfabric.compiler.policies import pair_entries, subjects
 from meshfabric.compiler.probes import loop_entries, probe_entries
 from meshfabric.compiler.records import endpoint_record_entries, node_record_entries
+from meshfabric.compiler.relays import relay_entries
 from meshfabric.compiler.wireguard import peer_entries, tunnel_entries, uplink_table_entries
 from meshfabric.compiler.workloads import (
     fabric_entries,
@@ -113,7 +114,16 @@ def _places_of(world: World, identities: set[int]) -> set[int]:
 
 
 def _all_units(world: World) -> Iterator[Unit]:
-    yield from (("fabric",), ("routes",), ("uplinks",), ("tables",), ("record",), ("loop",), ("rules",))
+    yield from (
+        ("fabric",),
+        ("routes",),
+        ("uplinks",),
+        ("tables",),
+        ("record",),
+        ("loop",),
+        ("rules",),
+        ("relay",),
+    )
     yield from _tunnels(world, range(MAX_SLOTS))
     yield from _for_nodes(world.nodes)
     yield from _for_workloads(world)
@@ -160,7 +170,7 @@ def _by_key(world: World, event: Event, before: object) -> Iterator[Unit]:
 
 
 def _by_keyring(world: World, event: Event, before: object) -> Iterator[Unit]:
-    yield ("record",)
+    yield from (("record",), ("relay",))
     yield from _tunnels(world, range(MAX_SLOTS))
     yield from _for_nodes(world.nodes)
 
@@ -173,6 +183,14 @@ def _by_node(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from _for_nodes([name])
     if record is not None:
         yield from _tunnels(world, {uplink.slot for uplink in record.uplinks})
+    if world.settings.relay_mbit:
+        yield from (("record",), ("relay",))
+    if any(uplink.relay == name for uplink in world.settings.uplinks):
+        yield from _for_nodes(world.nodes)
+
+
+def _by_heard(world: World, event: Event, before: object) -> Iterator[Unit]:
+    yield ("relay",)
 
 
 def _by_path(world: World, event: Event, before: object) -> Iterator[Unit]:
@@ -181,7 +199,7 @@ def _by_path(world: World, event: Event, before: object) -> Iterator[Unit]:
 
 
 def _by_draining(world: World, event: Event, before: object) -> Iterator[Unit]:
-    yield ("record",)
+    yield from (("record",), ("relay",))
     yield from (("node", name) for name in world.nodes)
 
 
@@ -196,7 +214,7 @@ def _by_link(world: World, event: Event, before: Link | None) -> Iterator[Unit]:
     slots = [slot for slot, uplink in enumerate(world.settings.uplinks) if uplink.device == event.key]
     outer, _ = host_devices(world.settings.datapath.prefix)
     if slots:
-        yield from (("uplinks",), ("tables",), ("record",))
+        yield from (("uplinks",), ("tables",), ("record",), ("relay",))
         yield from _tunnels(world, range(MAX_SLOTS), slots)
         if _addresses_on(before) != _addresses_on(event.value):
             yield from _for_nodes(world.nodes)
@@ -227,6 +245,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.KEYRING: _by_keyring,
     Kind.ROTATION: _nothing,
     Kind.DRAINING: _by_draining,
+    Kind.HEARD: _by_heard,
     Kind.CARRIED: _by_path,
 }
 
@@ -338,6 +357,7 @@ _COMPILE: dict[str, Callable[..., Entries]] = {
     "ends": plain_end_entries,
     "node": node_entries,
     "probe": probe_entries,
+    "relay": relay_entries,
     "loop": loop_entries,
     "workload": workload_entries,
     "endpoint": endpoint_record_entries,

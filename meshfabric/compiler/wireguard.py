@@ -2,7 +2,7 @@
 
 from ipaddress import ip_interface
 
-from meshfabric.compiler.paths import joined, tunnel_mtu
+from meshfabric.compiler.paths import joined, port_at_relay, tunnel_mtu
 from meshfabric.compiler.programs import program_entries
 from meshfabric.model.addresses import family_of, format_prefix, host_prefix
 from meshfabric.model.names import tunnel_device
@@ -76,7 +76,8 @@ def peer_entries(world: World, node: str) -> Entries:
     entries: Entries = {}
     for generation in world.own_keys.generations:
         for device, _, pair, far in joined(world, node, generation):
-            endpoint = _endpoint(pair.destination, far.port)
+            port = port_at_relay(pair.relay_port, generation, pair.remote) if pair.relay else far.port
+            endpoint = _endpoint(pair.destination, port)
             peer = TunnelPeer(node, endpoint, _allowed_ips(world.allocations[node]), KEEPALIVE_S)
             entries[Table.PEERS, (device, far.public_key)] = peer
     return entries

@@ -7,6 +7,8 @@ its own business. Nothing restarts an agent that ended: tests want to see that.
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from meshfabric.api.messages import Ask
 from meshfabric.lab import tools
 from meshfabric.lab.etcd import endpoints_for
 from meshfabric.lab.process import Process, last_line, spawn
+from meshfabric.lab.records import Node
 from meshfabric.lab.state import Lab
 from meshfabric.model.errors import MeshfabricError, PermanentError, TemporaryError
 from meshfabric.model.settings import EtcdSettings, ProbeSettings, Settings, UplinkSettings
@@ -80,17 +83,7 @@ def agent_yaml(lab: Lab, node: str) -> str:
         kind=described.kind,
         labels=described.labels,
         etcd=EtcdSettings(endpoints=tuple(endpoints_for(lab, node))),
-        uplinks=tuple(
-            UplinkSettings(
-                name=uplink.name,
-                device=uplink.name,
-                segment=uplink.segment,
-                cost=uplink.cost,
-                capacity=uplink.capacity,
-                encryption=uplink.encryption or lab.topology.segment(uplink.segment).encryption,
-            )
-            for uplink in described.uplinks
-        ),
+        uplinks=(*_direct(lab, described), *_relayed(described)),
         state_dir=lab.node_folder(node) / "state",
         socket=lab.socket(node),
         metrics=METRICS,
@@ -103,8 +96,26 @@ def agent_yaml(lab: Lab, node: str) -> str:
         drift_check_s=lab.topology.drift_check_s,
         world=lab.topology.world,
         sharing=lab.topology.sharing,
+        relay_mbit=described.relay_mbit,
     )
     return yaml.safe_dump(msgspec.to_builtins(settings, enc_hook=str), sort_keys=False)
+
+
+def _direct(lab: Lab, node: Node) -> Iterator[UplinkSettings]:
+    for uplink in node.uplinks:
+        yield UplinkSettings(
+            name=uplink.name,
+            device=uplink.name,
+            segment=uplink.segment,
+            cost=uplink.cost,
+            capacity=uplink.capacity,
+            encryption=uplink.encryption or lab.topology.segment(uplink.segment).encryption,
+        )
+
+
+def _relayed(node: Node) -> Iterator[UplinkSettings]:
+    for uplink, relay in product(node.uplinks, node.through):
+        yield UplinkSettings(f"{uplink.name}-{relay}", uplink.name, uplink.segment, relay=relay)
 
 
 def _status(socket: Path) -> tuple[dict[str, Any], str]:

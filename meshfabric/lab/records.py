@@ -75,7 +75,10 @@ class Uplink(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One machine. `blocks` are its fabric addresses; none in the file means: cut some."""
+    """One machine. `blocks` are its fabric addresses; none in the file means: cut some.
+
+    `relay_mbit`: it hands on others' packets; `through`: the relays that it uses, by each of its uplinks.
+    """
 
     name: str
     uplinks: tuple[Uplink, ...]
@@ -84,6 +87,8 @@ class Node(msgspec.Struct, frozen=True):
     blocks: tuple[str, ...] = ()
     wireguard: WireGuardKind = WireGuardKind.AUTO
     pods: PodPair = PodPair.AUTO
+    relay_mbit: int = 0
+    through: tuple[str, ...] = ()
 
 
 class Workload(msgspec.Struct, frozen=True):

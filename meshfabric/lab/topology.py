@@ -133,9 +133,16 @@ def _check_node(file: Located[Topology], node: Node, i: int) -> None:
     if len(node.name) > MAX_NODE_NAME:
         what = f"the name {node.name} has {len(node.name)} characters"
         raise file.error(what, "nodes", i, "name", remedy=f"at most {MAX_NODE_NAME}")
-    if not 1 <= len(node.uplinks) <= MAX_SLOTS:
-        what = f"node {node.name} has {len(node.uplinks)} uplinks"
+    slots = len(node.uplinks) * (1 + len(node.through))
+    if not 1 <= slots <= MAX_SLOTS:
+        what = f"node {node.name} has {slots} uplinks"
         raise file.error(what, "nodes", i, "uplinks", remedy=f"1 to {MAX_SLOTS} are possible")
+    relays = [other.name for other in file.value.nodes if other.relay_mbit and other is not node]
+    for j, relay in enumerate(node.through):
+        if relay not in relays:
+            raise file.error(
+                f"{relay!r} is no relay", "nodes", i, "through", j, remedy=suggest(relay, relays)
+            )
     check_labels(node.labels, file.at("nodes", i, "labels"))
     places: list[tuple[str, tuple[Key, ...]]] = [
         (uplink.name, ("nodes", i, "uplinks", j)) for j, uplink in enumerate(node.uplinks)

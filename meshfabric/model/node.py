@@ -11,11 +11,16 @@ from enum import StrEnum
 import msgspec
 
 from meshfabric.model.addresses import Address, Network
-from meshfabric.model.keyring import FIRST, Keyring
+from meshfabric.model.keyring import FIRST, GENERATIONS, Keyring
 from meshfabric.model.labels import Labels
 
 RECORD_VERSION = 1
+NODE_VERSION = 2
+"""Of node records: the `min_version` of those with uplinks through a relay, which older agents would take
+for direct ones."""
 MAX_SLOTS = 8
+PORTS_OF_ONE = GENERATIONS * MAX_SLOTS
+"""Those in a row at which a relay takes what is for one node."""
 
 
 class NodeKind(StrEnum):
@@ -33,7 +38,8 @@ class Uplink(msgspec.Struct, frozen=True):
     underlay's, at most one of each family; `mtu` in bytes; a lower `cost` is
     preferred; `capacity` in Mbit/s weighs shares, 0: unknown. `draining`: it is about to be
     taken down, both ends take it last. `plain_port`: packets without encryption are taken
-    there, by UDP; 0: none are.
+    there, by UDP; 0: none are. `relay`: what comes by this way is handed on by that node, which
+    is in the segment; two uplinks that name the same one reach each other, whatever their segments.
     """
 
     slot: int
@@ -45,6 +51,12 @@ class Uplink(msgspec.Struct, frozen=True):
     capacity: int = 0
     draining: bool = False
     plain_port: int = 0
+    relay: str = ""
+
+    @property
+    def meeting(self) -> str:
+        """Uplinks with the same one reach each other. (A segment's name has no `@`.)"""
+        return f"@{self.relay}" if self.relay else self.segment
 
 
 class Tunnel(msgspec.Struct, frozen=True):
@@ -61,6 +73,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
     `tunnels` have keys of even epochs (generation 0), `odd_tunnels` of odd ones. An agent that knows nothing
     of generations reads the first only, and has nothing but them: it joins no tunnel wrongly.
+    `relayed`: the nodes that it hands on packets to, each with the first of the UDP ports for that.
     """
 
     name: str
@@ -74,6 +87,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     keyring: Keyring = FIRST
     version: int = RECORD_VERSION
     min_version: int = 1
+    relayed: dict[str, int] = {}
 
     def tunnels_of(self, generation: int) -> tuple[Tunnel, ...]:
         """The ends with keys of a generation, 0 or 1."""

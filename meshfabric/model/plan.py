@@ -32,6 +32,8 @@ class Table(Enum):
     FABRIC = "fabric"
     UPLINKS = "uplinks"
     PLAIN_ENDS = "plain_ends"
+    RELAY_ENDS = "relay_ends"
+    RELAY_SOURCES = "relay_sources"
     NODES = "nodes"
     PROBES = "probes"
     LOOP = "loop"
@@ -47,6 +49,8 @@ MAPS = (
     Table.FABRIC,
     Table.UPLINKS,
     Table.PLAIN_ENDS,
+    Table.RELAY_ENDS,
+    Table.RELAY_SOURCES,
     Table.NODES,
     Table.PROBES,
     Table.LOOP,

@@ -6,10 +6,14 @@ from pathlib import Path
 import msgspec
 
 from meshfabric.model.keyring import GENERATIONS
-from meshfabric.model.node import MAX_SLOTS, NodeKind
+from meshfabric.model.node import MAX_SLOTS, PORTS_OF_ONE, NodeKind
 
 TUNNELS = GENERATIONS * MAX_SLOTS * MAX_SLOTS
 """WireGuard's ports in a row, and marks, from their bases on."""
+RELAYED_NODES = 1024
+"""Whose packets a node hands on at most."""
+PS_PER_BYTE_AT_1_MBIT = 8_000_000
+RELAY_PORTS = RELAYED_NODES * PORTS_OF_ONE
 
 
 class Queue(StrEnum):
@@ -59,7 +63,8 @@ class Sharing(StrEnum):
 class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One uplink; its place in the list is its slot. `gateways`: next hops, where the segment is routed.
 
-    `capacity` in Mbit/s, 0: unknown.
+    `capacity` in Mbit/s, 0: unknown. `relay`: the node that hands on what goes this way; the device,
+    and all that is the device's, are those of the uplink by which it is reached.
     """
 
     name: str
@@ -70,6 +75,7 @@ class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     qdisc: Queue = Queue.AUTO
     capacity: int = 0
     encryption: Encryption = Encryption.ON
+    relay: str = ""
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +102,7 @@ class DatapathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flows: int = 131072
     world_port_base: int = 61000
     world_ports: int = 4536
+    relay_port_base: int = 16384
 
     @property
     def plain_port(self) -> int:
@@ -134,7 +141,8 @@ class RotationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration file; paths are absolute.
 
-    Everything on the node is held against the plan once in `drift_check_s`.
+    Everything on the node is held against the plan once in `drift_check_s`. With `relay_mbit` the node hands
+    on others' encrypted packets, of each of them at most so many Mbit/s.
     """
 
     fabric: str
@@ -155,6 +163,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     world: WorldMode = WorldMode.OFF
     drift_check_s: float = 30.0
     sharing: Sharing = Sharing.OFF
+    relay_mbit: int = 0
+
+    def drained_with(self, name: str) -> frozenset[int]:
+        """The slots of an uplink and, unless it leads through a relay itself, of all others by its device."""
+        named = [uplink for uplink in self.uplinks if uplink.name == name]
+        devices = {uplink.device for uplink in named if not uplink.relay}
+        return frozenset(
+            slot for slot, uplink in enumerate(self.uplinks) if uplink in named or uplink.device in devices
+        )
 
     @property
     def trusted_slots(self) -> tuple[int, ...]:
@@ -171,3 +188,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """WireGuard's, and the one after them where a segment goes without encryption."""
         first = self.datapath.port_base
         return range(first, first + TUNNELS + self.trusts)
+
+    @property
+    def relay_ports(self) -> range:
+        """To each of which comes what is for another node; none where nothing is handed on."""
+        first = self.datapath.relay_port_base
+        return range(first, first + (RELAY_PORTS if self.relay_mbit else 0))
+
+    @property
+    def relay_ps_per_byte(self) -> int:
+        """How long a byte that is handed on takes at the rate of its node, in picoseconds."""
+        return PS_PER_BYTE_AT_1_MBIT // self.relay_mbit if self.relay_mbit else 0

@@ -26,6 +26,10 @@ from meshfabric.model.tables import (
     POLICY_VALUE,
     PROBE_ENDS,
     PROTOCOL_BITS,
+    RELAY_END,
+    RELAY_SOURCE,
+    RELAY_SOURCE_KEY,
+    RELAY_TARGET,
     UPLINK,
     WORKLOAD,
     Delivery,
@@ -62,6 +66,26 @@ def _node(value: bytes) -> str:
 def _plain_end(value: bytes) -> str:
     remote, local, vni, mark = PLAIN_END.unpack(value)
     return f"from {format_address(local)} to {format_address(remote)} vni {vni:#x} mark {mark:#x}"
+
+
+def _relay_source_key(key: bytes) -> str:
+    address, port = RELAY_SOURCE_KEY.unpack(key)
+    return f"{format_address(address)} port {int.from_bytes(port, 'big')}"
+
+
+def _relay_end(key: bytes) -> str:
+    number, local, remote, generation = RELAY_END.unpack(key)
+    return f"place {FIRST_NODE + number} slots {local} {remote} generation {generation}"
+
+
+def _relay_source(value: bytes) -> str:
+    return f"{_relay_end(value[: RELAY_END.size])} by ifindex {RELAY_SOURCE.unpack(value)[-1]}"
+
+
+def _relay_target(value: bytes) -> str:
+    address, source, ifindex, mark, port = RELAY_TARGET.unpack(value)
+    to = f"{format_address(address)} port {int.from_bytes(port, 'big')}"
+    return f"from {format_address(source)} to {to} by ifindex {ifindex} mark {mark:#x}"
 
 
 def _probe(value: bytes) -> str:
@@ -134,6 +158,8 @@ _KEYS: dict[str, Callable[[bytes], str]] = {
     "fabric": _number,
     "uplinks": lambda key: f"slot {_number(key)}",
     "plain_ends": lambda key: "ifindex {} place {}".format(*PLAIN_KEY.unpack(key)),
+    "relay_ends": _relay_end,
+    "relay_sources": _relay_source_key,
     "nodes": _node_key,
     "probes": _node_key,
     "loop": _number,
@@ -146,6 +172,8 @@ _VALUES: dict[str, Callable[[bytes], str]] = {
     "fabric": _fabric,
     "uplinks": _uplink,
     "plain_ends": _plain_end,
+    "relay_ends": _relay_target,
+    "relay_sources": _relay_source,
     "nodes": _node,
     "probes": _probe,
     "loop": lambda value: "out ifindex {} in ifindex {}".format(*LOOP.unpack(value)),

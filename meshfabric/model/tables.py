@@ -32,6 +32,10 @@ NODE = struct.Struct(f"=I{MAX_PATHS}H{MAX_PATHS}II{SHARES}s")
 PLAIN_KEY = struct.Struct("=II")
 PLAIN_END = struct.Struct("=16s16sII")
 PATH = struct.Struct("=QQQQQ6IQQQ10IQQQQII24x")
+RELAY_SOURCE_KEY = struct.Struct("=16s2s6x")
+RELAY_END = struct.Struct("=IBBBx")
+RELAY_SOURCE = struct.Struct("=IBBBxI")
+RELAY_TARGET = struct.Struct("=16s16sII2s6x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
 TOKEN = struct.Struct("=6Q5I8xI")
@@ -121,6 +125,8 @@ class Reason(IntEnum):
     NAT_FULL = 29
     STRANGER = 30
     FLOW_MOVED = 31
+    RELAYED = 32
+    RELAY_FULL = 33
 
 
 FIRST_DROP = Reason.MALFORMED
@@ -128,6 +134,7 @@ NO_DROPS = frozenset(one for one in Reason if one < FIRST_DROP) | {
     Reason.AUDITED,
     Reason.FORWARDED_TO_WORLD,
     Reason.FLOW_MOVED,
+    Reason.RELAYED,
 }
 DROPS = tuple(reason for reason in Reason if reason not in NO_DROPS)
 
@@ -144,6 +151,19 @@ class AuditRecord(NamedTuple):
     protocol: int
     port: int
     direction: Direction
+
+
+class RelayEnd(NamedTuple):
+    """A tunnel's end at a node that packets are handed on for (struct relay_end)."""
+
+    number: int  # place of the node - FIRST_NODE
+    local: int
+    remote: int
+    generation: int
+
+    def key(self) -> bytes:
+        """Key of `relay_ends`."""
+        return RELAY_END.pack(*self)
 
 
 class PathState(NamedTuple):
@@ -288,6 +308,21 @@ def plain_key(ifindex: int, place: int) -> bytes:
 def plain_value(remote: Address, local: Address, vni: int, mark: int) -> bytes:
     """Value of `plain_ends`: the node's uplink and ours."""
     return PLAIN_END.pack(remote, local, vni, mark)
+
+
+def relay_source_key(address: Address, port: int) -> bytes:
+    """Key of `relay_sources`: a socket that packets come from."""
+    return RELAY_SOURCE_KEY.pack(address, port.to_bytes(2, "big"))
+
+
+def relay_source_value(end: RelayEnd, ifindex: int) -> bytes:
+    """Value of `relay_sources`: whose it is, and by which of our devices they come."""
+    return RELAY_SOURCE.pack(*end, ifindex)
+
+
+def relay_end_value(address: Address, source: Address, port: int, ifindex: int, mark: int) -> bytes:
+    """Value of `relay_ends`: the node's socket, and our address and device towards it."""
+    return RELAY_TARGET.pack(address, source, ifindex, mark, port.to_bytes(2, "big"))
 
 
 def positions(value: bytes) -> dict[int, int]:

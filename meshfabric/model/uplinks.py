@@ -6,7 +6,7 @@ thousand; what is made of it is `compiler.paths`' business.
 """
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_interface
 from itertools import product
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class FarEnds:
     """The uplinks of the other nodes, counted by what depends on them."""
 
     def __init__(self) -> None:
-        self._ends: Counter[tuple[int, str, int, int]] = Counter()  # slot, segment, family, plain port
+        self._ends: Counter[tuple[int, str, int, int]] = Counter()  # slot, meeting, family, plain port
         self._sizes: Counter[Size] = Counter()
 
     def replace(self, old: Iterable[Uplink], new: Iterable[Uplink]) -> None:
@@ -39,14 +39,14 @@ class FarEnds:
             for uplink in uplinks:
                 count(self._sizes, size_of(uplink), times)
                 for family, port in product(addresses_of(uplink), {ENCRYPTED, uplink.plain_port}):
-                    count(self._ends, (uplink.slot, uplink.segment, family, port), times)
+                    count(self._ends, (uplink.slot, uplink.meeting, family, port), times)
 
     def reachable(self, uplink: Uplink, slot: int, plain_port: int = ENCRYPTED) -> bool:
-        """Whether some node's uplink `slot` shares segment and address family with this one, and the port
+        """Whether some node's uplink `slot` meets this one and shares an address family with it, and the port
         for packets without encryption if one is given.
         """
         return any(
-            (slot, uplink.segment, family, plain_port) in self._ends for family in addresses_of(uplink)
+            (slot, uplink.meeting, family, plain_port) in self._ends for family in addresses_of(uplink)
         )
 
     def sizes(self) -> Iterable[Size]:
@@ -64,10 +64,12 @@ def count(counter: Counter[Any], key: Any, times: int) -> int:
     return left
 
 
-def own_uplinks(
-    settings: Settings, links: Mapping[str, Link], draining: Container[str]
-) -> tuple[Uplink, ...]:
-    """This node's uplinks as configured, ordered and observed; one whose device is missing is left out."""
+def own_uplinks(settings: Settings, links: Mapping[str, Link], draining: Iterable[str]) -> tuple[Uplink, ...]:
+    """This node's uplinks as configured, ordered and observed; one whose device is missing is left out.
+
+    What goes through a relay is drained along with the uplink by which the relay is reached.
+    """
+    drained = {slot for name in draining for slot in settings.drained_with(name)}
     return tuple(
         Uplink(
             slot,
@@ -77,8 +79,9 @@ def own_uplinks(
             link.mtu,
             wanted.cost,
             capacity=wanted.capacity,
-            draining=wanted.name in draining,
+            draining=slot in drained,
             plain_port=_plain_port(settings, wanted),
+            relay=wanted.relay,
         )
         for slot, wanted in enumerate(settings.uplinks)
         if (link := links.get(wanted.device)) is not None

@@ -48,6 +48,7 @@ class Kind(Enum):
     KEYRING = "keyring"  # key "": Keyring, of this node
     ROTATION = "rotation"  # key "": RotationRecord
     DRAINING = "draining"  # name of an uplink of this node: True
+    HEARD = "heard"  # tunnel device, node name: (Address, port) that WireGuard hears the node from
     CARRIED = "carried"  # tunnel device, node name: bytes of the largest packet, where uplinks promise more
 
 
@@ -136,6 +137,7 @@ class World:
         self.keyring: dict[str, Keyring] = {}
         self.rotation: dict[str, RotationRecord] = {}
         self.draining: dict[str, bool] = {}
+        self.heard: dict[tuple[str, str], tuple[Address, int]] = {}
         self.carried: dict[tuple[str, str], int] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round

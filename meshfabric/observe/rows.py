@@ -74,8 +74,9 @@ def _node_row(world: World, name: str, record: NodeRecord, up: int, total: int) 
 
 
 def _uplink(uplink: Uplink) -> str:
+    relay = f" by {uplink.relay}" if uplink.relay else ""
     draining = " (draining)" if uplink.draining else ""
-    return f"{uplink.name}@{uplink.segment} {' '.join(uplink.addresses)}{draining}"
+    return f"{uplink.name}@{uplink.segment} {' '.join(uplink.addresses)}{relay}{draining}"
 
 
 def endpoint_rows(world: World) -> list[Row]:
@@ -110,6 +111,7 @@ def _path_row(world: World, path: PathSeen, why: str) -> Row:
         "local": uplink.name,
         "remote": remote.name,
         "segment": uplink.segment,
+        "relay": path.pair.relay,
         "endpoint": path.pair.destination,
         "encryption": "off" if path.generation is None else "on",
         "generation": path.generation,

@@ -1,7 +1,7 @@
 """This node's uplinks as rows, whom only one of them leads to, and what passes beside the probes (pure)."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from meshfabric.compiler.probes import probe_ends
@@ -34,7 +34,8 @@ def uplink_rows(world: World, paths: list[PathSeen]) -> list[Row]:
                 "device": wanted.device,
                 "segment": wanted.segment,
                 "state": "missing" if link is None else "up" if link.up else "down",
-                "draining": wanted.name in world.draining,
+                "relay": wanted.relay,
+                "draining": found.draining if found else wanted.name in world.draining,
                 "addresses": ", ".join(found.addresses) if found else "",
                 "mtu": found.mtu if found else None,
                 "cost": wanted.cost,
@@ -45,23 +46,23 @@ def uplink_rows(world: World, paths: list[PathSeen]) -> list[Row]:
     return rows
 
 
-def only_by(paths: Iterable[PathSeen], slot: int) -> list[str]:
-    """The nodes that this uplink leads to, and no other that works and is to stay."""
+def only_by(paths: Iterable[PathSeen], slots: Container[int]) -> list[str]:
+    """The nodes that these uplinks lead to, and no other that works and is to stay."""
     works = [path for path in paths if path.answers]
-    by_it = {path.node for path in works if path.pair.local == slot}
-    else_by = {path.node for path in works if path.pair.local != slot and not path.pair.draining}
+    by_it = {path.node for path in works if path.pair.local in slots}
+    else_by = {path.node for path in works if path.pair.local not in slots and not path.pair.draining}
     return sorted(by_it - else_by)
 
 
 def beside_probes(
-    world: World, before: Iterable[PathSeen], after: Iterable[PathSeen], slot: int
+    world: World, before: Iterable[PathSeen], after: Iterable[PathSeen], slots: Container[int]
 ) -> Mapping[str, Moved]:
-    """By node, what moved over an uplink's tunnels from one look to the other."""
+    """By node, what moved over some uplinks' tunnels from one look to the other."""
     earlier = {(path.device, path.node): path for path in before}
     found: dict[str, Moved] = {}
     for path in after:
         then = earlier.get((path.device, path.node))
-        if path.pair.local != slot or then is None:
+        if path.pair.local not in slots or then is None:
             continue
         moved, sum_ = _beside(world, then, path), found.get(path.node, Moved(0, 0))
         found[path.node] = Moved(sum_.received + moved.received, sum_.sent + moved.sent)

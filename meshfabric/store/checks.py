@@ -29,6 +29,8 @@ from meshfabric.model.names import WORKLOAD, check_name
 from meshfabric.model.networks import lies_in
 from meshfabric.model.node import (
     MAX_SLOTS,
+    NODE_VERSION,
+    PORTS_OF_ONE,
     RECORD_VERSION,
     Allocation,
     AllocationRecord,
@@ -73,6 +75,8 @@ class _Head(msgspec.Struct):
     min_version: int = 1
 
 
+_KNOWN = {RecordKind.POLICY: LANGUAGE, RecordKind.NODE: NODE_VERSION}
+"""The newest version that this agent understands; of other kinds RECORD_VERSION."""
 _HEAD = msgspec.json.Decoder(_Head)
 _DECODERS: dict[RecordKind, Any] = {
     RecordKind.CONFIG: msgspec.json.Decoder(FabricRecord),
@@ -119,7 +123,7 @@ def _unreadable(kind: RecordKind, value: bytes, cause: Exception) -> str:
 
 
 def _check_version(kind: RecordKind, wanted: int) -> None:
-    known = LANGUAGE if kind is RecordKind.POLICY else RECORD_VERSION
+    known = _KNOWN.get(kind, RECORD_VERSION)
     if wanted > known:
         what = f"written for a newer agent (records of version {printable(str(wanted))})"
         raise InputError(what, remedy=f"upgrade this one, which knows {known}")
@@ -221,6 +225,7 @@ def read_node(name: str, record: NodeRecord) -> NodeRecord:
     _check_unlike("uplinks", "names", [uplink.name for uplink in record.uplinks])
     for i, uplink in enumerate(record.uplinks):
         _check_uplink(uplink, f"uplinks[{i}]")
+    _check_relayed(record.relayed)
     _check_keyring(record.keyring)
     for generation, name in enumerate(("tunnels", "odd_tunnels")):
         _check_tunnels(record.tunnels_of(generation), name)
@@ -263,6 +268,15 @@ def _check_tunnels(tunnels: tuple[Tunnel, ...], place: str) -> None:
         _check_tunnel(tunnel, f"{place}[{i}]")
 
 
+def _check_relayed(ports: dict[str, int]) -> None:
+    """Each node has PORTS_OF_ONE in a row, and no two share any."""
+    for node, port in ports.items():
+        check_name(node, "node", "relayed")
+        _check_range(port, 1, MAX_PORT - PORTS_OF_ONE + 1, "port", "relayed")
+    if any(other - one < PORTS_OF_ONE for one, other in pairwise(sorted(ports.values()))):
+        raise InputError("two nodes share a port", place="relayed")
+
+
 def _check_uplink(uplink: Uplink, place: str) -> None:
     check_name(uplink.name, "uplink", place)
     check_name(uplink.segment, "segment", place)
@@ -271,6 +285,10 @@ def _check_uplink(uplink: Uplink, place: str) -> None:
     _check_range(uplink.cost, 0, MAX_COST, "cost", place)
     _check_range(uplink.capacity, 0, MAX_CAPACITY, "capacity", place)
     _check_range(uplink.plain_port, 0, MAX_PORT, "plain_port", place)
+    if uplink.relay:
+        check_name(uplink.relay, "node", place)
+        if uplink.plain_port:
+            raise InputError("no encryption, and a relay", place=place)
     families = [is_ipv4(parse_address(text, place)) for text in uplink.addresses]
     _check_unlike(place, "address families", families)
     for text in uplink.addresses:

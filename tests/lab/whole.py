@@ -284,13 +284,21 @@ def _says_well(lab: Lab, said: Row) -> bool:
 
 
 def _tunnels(lab: Lab, node: str) -> list[tuple[str, str, str]]:
-    """To whom, from which uplink of ours to which of theirs: each pair in one segment."""
-    return [
-        (far.name, local.name, remote.name)
+    """To whom, from which uplink of ours to which of theirs: pairs in a segment, or through a relay."""
+    own = lab.topology.node(node)
+    ends = [
+        (far, local, remote)
         for far in lab.topology.nodes
-        for local in lab.topology.node(node).uplinks
+        for local in own.uplinks
         for remote in far.uplinks
-        if far.name != node and local.segment == remote.segment
+        if far.name != node
+    ]
+    direct = [(far.name, one.name, other.name) for far, one, other in ends if one.segment == other.segment]
+    return direct + [
+        (far.name, f"{one.name}-{relay}", f"{other.name}-{relay}")
+        for far, one, other in ends
+        for relay in own.through
+        if relay in far.through
     ]
 
 

@@ -21,12 +21,15 @@ from tests.packet.world import Owner, Rule, World
 
 FIRST_PORT, PORTS = 61000, 64
 PLAIN_PORT, PLAIN_MARK = 51948, 0x4D460080
+RELAY_PORT, RELAY_PS_PER_BYTE = 16384, 80_000  # 100 Mbit/s
 SETTINGS = {
     "world_port_base": FIRST_PORT.to_bytes(2, "little"),
     "world_ports": PORTS.to_bytes(2, "little"),
     "plain_port": PLAIN_PORT.to_bytes(2, "little"),
     "plain_mark": PLAIN_MARK.to_bytes(4, "little"),
     "plain_slots": b"\1",
+    "relay_port_base": RELAY_PORT.to_bytes(2, "little"),
+    "relay_ps_per_byte": RELAY_PS_PER_BYTE.to_bytes(4, "little"),
 }
 RANGE = range(FIRST_PORT, FIRST_PORT + PORTS)
 UPLINK_MTU = 1370  # below alpha's 1380: there is something that does not fit

@@ -71,6 +71,28 @@ PACKED = {
             "mark": (3, 4),
         },
     ),
+    "relay_end": (
+        tables.RelayEnd(9, 1, 2, 1).key(),
+        {"number": (9, 4), "local": (1, 1), "remote": (2, 1), "generation": (1, 1)},
+    ),
+    "relay_source_key": (
+        tables.relay_source_key(bytes(range(16)), 0x0102),
+        {"addr": (int.from_bytes(bytes(range(16)), "little"), 16), "port": (0x0201, 2)},
+    ),
+    "relay_source": (
+        tables.relay_source_value(tables.RelayEnd(9, 1, 2, 1), 7),
+        {"end": (1 << 48 | 2 << 40 | 1 << 32 | 9, 8), "ifindex": (7, 4)},
+    ),
+    "relay_target": (
+        tables.relay_end_value(bytes(range(16)), bytes(range(16, 32)), 0x0102, 7, 3),
+        {
+            "addr": (int.from_bytes(bytes(range(16)), "little"), 16),
+            "source": (int.from_bytes(bytes(range(16, 32)), "little"), 16),
+            "ifindex": (7, 4),
+            "mark": (3, 4),
+            "port": (0x0201, 2),
+        },
+    ),
     "policy_key": (
         tables.policy_key(1, 2, Direction.INGRESS, 6, 443, 16),
         {

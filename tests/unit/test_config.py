@@ -297,3 +297,52 @@ def test_its_port_and_marks_are_wanted_only_where_encryption_is_off() -> None:
     assert read_settings(marks, "agent.yaml").datapath.mark_base == 2**32 - 128
     with pytest.raises(InputError, match="mark_base"):
         read_settings(marks.replace("cost: 10", "encryption: off"), "agent.yaml")
+
+
+RELAYED = """cost: 10
+  - {name: up2, device: eth0, segment: red, relay: gate, gateways: [192.0.2.254, '2001:db8::fe']}"""
+
+
+def test_a_relay_is_reached_by_a_device_that_is_there_anyway() -> None:
+    settings = read_settings(GOOD.replace("cost: 10", RELAYED), "agent.yaml")
+    assert [(uplink.device, uplink.relay) for uplink in settings.uplinks] == [
+        ("eth0", ""),
+        ("eth1", ""),
+        ("eth0", "gate"),
+    ]
+    assert not settings.relay_ports
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("relay: gate", "relay: rack1.a", "agent.yaml:23: a node is no relay of its own"),
+        ("relay: gate", "relay: Gate", "node 'Gate'"),
+        ("relay: gate", "relay: gate, encryption: off", "agent.yaml:23: no encryption, and a relay"),
+        ("device: eth0, segment: red, relay", "device: eth2, relay", "nothing leads by eth2 to the relay"),
+        ("segment: red, relay", "segment: blue, relay", "segment is not as that of up0"),
+        ("relay: gate", "relay: gate, qdisc: keep", "qdisc is not as that of up0"),
+        (", gateways: [192.0.2.254, '2001:db8::fe']", "", "gateways is not as that of up0"),
+        ("relay: gate", "cost: 1", "device 'eth0' is given twice"),
+    ],
+)
+def test_a_mistake_with_a_relay_has_its_line(old: str, new: str, said: str) -> None:
+    assert old in RELAYED
+    assert said in fails(GOOD.replace("cost: 10", RELAYED.replace(old, new)))
+
+
+def test_ports_of_a_relay_keep_away_from_all_others() -> None:
+    relay = GOOD + "relay_mbit: 100\n"
+    assert read_settings(relay, "agent.yaml").relay_ports == range(16384, 32768)
+    for base, said in (
+        (40000, "take in those of tunnels"),
+        (48000, "take in those of tunnels"),
+        (49153, "1024 to 49152"),
+    ):
+        text = relay.replace("  port_base", f"  relay_port_base: {base}\n  port_base")
+        assert said in fails(text)
+    far = relay.replace(
+        "  port_base: 51820", "  relay_port_base: 40000\n  port_base: 20000\n  world_port_base: 56000"
+    )
+    assert "take in those of the world" in fails(far)
+    assert "relay_mbit -1" in fails(relay.replace("relay_mbit: 100", "relay_mbit: -1"))

@@ -165,6 +165,7 @@ def test_the_same_text_makes_the_same_lab() -> None:
             f"[{', '.join(f'{{name: u{i}, segment: blue}}' for i in range(9))}]",
             "12: node b has 9 uplinks (1 to 8 are possible)",
         ),
+        ("name: b\n", "name: b\n    through: [a]\n", "11: 'a' is no relay"),
         ("[{name: eth0, segment: blue}]", "[]", "12: node b has 0 uplinks (1 to 8 are possible)"),
         ("app: x", "app: a b", "15: bad label "),
         ("segments:\n", "etcd: {port: 0}\nsegments:\n", "1: port is 0 (1 to 65535 are possible)"),

@@ -88,7 +88,7 @@ def seen(
     ],
 )
 def test_whom_only_one_uplink_leads_to(paths: list[PathSeen], alone: list[str]) -> None:
-    assert only_by(paths, 0) == alone
+    assert only_by(paths, {0}) == alone
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -102,9 +102,9 @@ def test_probes_are_no_traffic(family: int) -> None:
     before = seen("n2", 0)
     counted = before.state._replace(sent=10, heard=9, reflected=7)
     after = before._replace(state=counted, rx_bytes=each * 16 + 1000, tx_bytes=each * 17)
-    assert beside_probes(world, [before], [after], 0) == {"n2": Moved(1000, 0)}
-    assert beside_probes(world, [before], [after], 1) == {}
-    assert beside_probes(world, [], [after], 0) == {}
+    assert beside_probes(world, [before], [after], {0}) == {"n2": Moved(1000, 0)}
+    assert beside_probes(world, [before], [after], {1}) == {}
+    assert beside_probes(world, [], [after], {0}) == {}
 
 
 def test_an_uplink_whose_device_is_missing_is_shown() -> None:
