@@ -8,17 +8,15 @@ whatever path is given up was given up for nothing. Where wireguard-go encrypts 
 the others, which at the faster pace cannot be told from a cut: there the count has no goal.
 """
 
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import cpu_count
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from bench import cell
+from bench.busy import crowded
 from bench.rows import Row, at_most, report, row
 from meshfabric.api.client import call
 from meshfabric.api.messages import Ask
@@ -33,20 +31,7 @@ PACES_MS = (50, 10)
 SIZE = 256 << 20
 SOURCE, SINK = "one/left", "two/right"
 NODES = ("one", "two")
-HOG = "while True: pass"
 MINUTE_S = 60.0
-
-
-@contextmanager
-def hogs(count: int) -> Iterator[None]:
-    """So many processes that want a CPU all the time."""
-    running = [subprocess.Popen([sys.executable, "-c", HOG]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for hog in running:
-            hog.kill()
-            hog.wait()
 
 
 def falls(lab: Lab) -> int:
@@ -66,7 +51,7 @@ def filled(lab: Lab, seconds: float) -> list[float]:
 def rows_of(lab: Lab, pace_ms: int, minutes: float) -> list[Row]:
     """One pace."""
     before, crowd = falls(lab), 2 * (cpu_count() or 1)
-    with hogs(crowd):
+    with crowded(crowd):
         speeds = filled(lab, minutes * MINUTE_S)
     has_goal = pace_ms == max(PACES_MS) or features.wireguard_module().present
     goal = at_most(0) if has_goal else None

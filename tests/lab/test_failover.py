@@ -4,40 +4,28 @@ pear ── up0 ── red  ── up0 ── plum      probed each 10 ms
      ── up1 ── blue ── up1 ──
 """
 
-import contextlib
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.busy import crowded
 from meshfabric.lab import agents, measure, underlay
 from meshfabric.lab.process import enter
 from meshfabric.lab.state import Lab
 from tests.features import requires
 from tests.lab.losing import losing
 from tests.lab.streams import Flow, flowing
-from tests.lab.whole import DRIFT, address, paths, put_right, raised_whole, told, until
+from tests.lab.whole import PAIR, address, paths, put_right, raised_whole, told, until
 from tests.patience import PATIENCE
 
 pytestmark = requires("capabilities", "delay")
 
-TEXT = f"""\
-segments:
-  - {{name: red, ipv4: 172.31.1.0/24}}
-  - {{name: blue, ipv4: 172.31.2.0/24}}
-nodes:
-  - {{name: pear, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
-  - {{name: plum, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
-workloads:
-  - {{name: web, node: pear}}
-  - {{name: db, node: plum}}
-probe: {{interval_ms: 10, hold_s: 0}}
-{DRIFT}"""
+TEXT = f"{PAIR}probe: {{interval_ms: 10, hold_s: 0}}"
 NODES = ("pear", "plum")
 FLOWS = (Flow("pear/web", "plum/db"), Flow("plum/db", "pear/web", 6))
 BACK_S = 1.0 * PATIENCE  # three answers, 10 ms apart, and room for a machine that is busy
@@ -46,7 +34,6 @@ OUTAGE_MS = 300 * PATIENCE
 """For sanity; what is reached is printed."""
 FILLED_BYTES = 256 << 20
 HOGS = 4
-HOG = "while True: pass"
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +127,6 @@ def flaps(lab: Lab) -> dict[tuple[str, str], int]:
         for far in NODES
         for row in paths(lab, node, far)
     }
-
-
-@contextlib.contextmanager
-def crowded(count: int) -> Iterator[None]:
-    """So many processes that want a CPU each, all the time."""
-    hogs = [subprocess.Popen([sys.executable, "-c", HOG]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
 
 
 def test_who_dies_in_one_direction_is_noticed_at_both_ends(lab: Lab) -> None:

@@ -13,22 +13,11 @@ from meshfabric.lab.state import Lab
 from tests.features import requires
 from tests.lab.losing import losing
 from tests.lab.scrape import scraped
-from tests.lab.whole import DRIFT, address, paths, raised_whole, until, wait_whole
+from tests.lab.whole import PAIR, address, paths, raised_whole, until, wait_whole
 
 pytestmark = requires("capabilities", "delay", "nftables")
 
-TEXT = f"""\
-segments:
-  - {{name: red, ipv4: 172.31.1.0/24}}
-  - {{name: blue, ipv4: 172.31.2.0/24}}
-nodes:
-  - {{name: pear, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
-  - {{name: plum, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
-workloads:
-  - {{name: web, node: pear}}
-  - {{name: db, node: plum}}
-sharing: on
-{DRIFT}"""
+TEXT = f"{PAIR}sharing: on"
 LARGE = "meta length > 800"
 SMALL_BYTES = 256 << 10
 CONNECTIONS = 16

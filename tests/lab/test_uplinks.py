@@ -25,7 +25,7 @@ from tests.lab.places import namespace
 from tests.lab.scrape import scraped
 from tests.lab.streams import Flow, flowing
 from tests.lab.whole import (
-    DRIFT,
+    PAIR,
     active,
     agent,
     listing,
@@ -41,17 +41,6 @@ from tests.patience import DEADLINE_S, PATIENCE
 
 pytestmark = requires("capabilities")
 
-TEXT = f"""\
-segments:
-  - {{name: red, ipv4: 172.31.1.0/24}}
-  - {{name: blue, ipv4: 172.31.2.0/24}}
-nodes:
-  - {{name: pear, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
-  - {{name: plum, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
-workloads:
-  - {{name: web, node: pear}}
-  - {{name: db, node: plum}}
-{DRIFT}"""
 ENDS = (("pear", "plum"), ("plum", "pear"))
 FLOWS = (
     Flow("pear/web", "plum/db"),
@@ -67,7 +56,7 @@ ROUTER_RED = "172.31.1.1"
 
 @pytest.fixture(scope="module")
 def standing() -> Iterator[Lab]:
-    with raised_whole(TEXT) as lab:
+    with raised_whole(PAIR) as lab:
         yield lab
 
 

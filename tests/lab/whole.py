@@ -5,6 +5,9 @@
     MIXED   one ──── red (IPv4) ──── two ──── six (IPv6, smaller MTU) ──── three
             left                    middle                                right
 
+    PAIR    pear ── up0 ── red  ── up0 ── plum, of which a file's tests may cut what they like
+            web  ── up1 ── blue ── up1 ── db
+
 `store` writes to etcd by hand, `places` has sockets in the lab's namespaces,
 `streams` keeps traffic flowing. What was seen on the wires is judged when a lab
 ends: a fabric address in clear fails the test session, whoever sent it.
@@ -50,6 +53,17 @@ workloads:
   - {{name: left, node: one, labels: {{app: left}}}}
   - {{name: middle, node: two, labels: {{app: middle}}}}
   - {{name: right, node: three, labels: {{app: right}}}}
+{DRIFT}"""
+PAIR = f"""\
+segments:
+  - {{name: red, ipv4: 172.31.1.0/24}}
+  - {{name: blue, ipv4: 172.31.2.0/24}}
+nodes:
+  - {{name: pear, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
+  - {{name: plum, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}]}}
+workloads:
+  - {{name: web, node: pear}}
+  - {{name: db, node: plum}}
 {DRIFT}"""
 
 Row = dict[str, Any]
