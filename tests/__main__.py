@@ -1,9 +1,10 @@
 """`python -m tests`: the whole suite, labs beside all the rest, and one summary.
 
 Labs wait most of the time, all else computes: side by side they take little more than the longer
-of the two. What computes steps back (nice), so that a lab's processes, whose losses are counted,
-have a processor when they want one. Tests of what is decided within milliseconds come after all
-that, when nothing else runs. A junit.xml of each share is left in build/test.
+of the two, so some labs wait for the shorter one to end. What computes steps back (nice), so that a
+lab's processes, whose losses are counted, have a processor when they want one. Tests of what is decided
+within milliseconds come after all that, when nothing else runs. A junit.xml of each share is left in
+build/test.
 
 What fails in a lab or two is tried once more when nothing else runs: a machine that is too busy
 stalls packets and processes alike. The summary names each such test and how it failed;
@@ -12,7 +13,9 @@ what fails twice, or in more labs than that, fails the run.
 
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 
@@ -26,16 +29,18 @@ QUICK = (
     "tests/lab/test_degraded.py",
     "tests/packet/test_token_live.py",
 )
-NOT_QUICK = tuple(f"--ignore={path}" for path in QUICK)
+LATE = ("tests/lab/test_guard.py", "tests/lab/test_keys.py")
+LEFT_OUT = tuple(f"--ignore={path}" for path in (*QUICK, *LATE))
 SHARES = {
-    "lab": ("tests/lab", *NOT_QUICK),
-    "rest": ("tests", "--ignore=tests/lab", *NOT_QUICK),
+    "lab": ("tests/lab", *LEFT_OUT),
+    "rest": ("tests", "--ignore=tests/lab", *LEFT_OUT),
+    "late": LATE,
     "quick": QUICK,
 }
-TURNS = (("lab", "rest"), ("quick",))
-"""Which shares run at once, one turn after the other."""
+TURNS = ((("lab",), ("rest", "late")), (("quick",),))
+"""Which lanes run at once, one turn after the other; the shares of a lane, too, run one after the other."""
 STEPS_BACK = {"rest": ("nice", "-n", "19")}
-OF_LABS = ("lab", "quick")
+OF_LABS = ("lab", "late", "quick")
 """Shares whose failures may be the machine's."""
 LABS_TRIED_AGAIN = 2
 AGAIN = "again"
@@ -51,15 +56,24 @@ def main() -> int:
     for report in reports.values():
         report.unlink(missing_ok=True)
     statuses: dict[str, int] = {}
-    for turn in TURNS:
-        commands = {share: _command(share, reports[share], SHARES[share]) for share in turn}
-        statuses |= side_by_side(commands, CHECKOUT)
+    for lanes in TURNS:
+        with ThreadPoolExecutor() as pool:
+            for ended in pool.map(partial(_lane, reports), lanes):
+                statuses |= ended
     of_labs = failed((reports[share] for share in OF_LABS), CHECKOUT)
     if is_worth_another_try(of_labs, statuses):
         retried = side_by_side({AGAIN: _command(AGAIN, reports[AGAIN], tuple(of_labs))}, CHECKOUT)
         statuses |= retried if any(retried.values()) else dict.fromkeys(OF_LABS, 0)
     print("\n".join(summary(reports, statuses, time.monotonic() - begun)), flush=True)
     return 1 if any(statuses.values()) else 0
+
+
+def _lane(reports: Mapping[str, Path], shares: Iterable[str]) -> dict[str, int]:
+    """Run shares one after the other; their exit statuses."""
+    statuses: dict[str, int] = {}
+    for share in shares:
+        statuses |= side_by_side({share: _command(share, reports[share], SHARES[share])}, CHECKOUT)
+    return statuses
 
 
 def _command(share: str, report: Path, tests: tuple[str, ...]) -> tuple[str, ...]:

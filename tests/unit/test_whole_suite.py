@@ -15,6 +15,7 @@ ONE, OTHER, THIRD = (f"tests/lab/test_{name}.py::test_x" for name in ("cut", "dr
         ([], {"lab": 0, "rest": 0}, False),
         ([ONE], {"lab": 1, "rest": 0}, True),
         ([ONE, f"{ONE}[2]", OTHER], {"lab": 1, "rest": 0, "quick": 1}, True),
+        ([ONE], {"lab": 0, "rest": 0, "late": 1}, True),
         ([ONE, OTHER, THIRD], {"lab": 1, "rest": 0}, False),
         ([ONE], {"lab": 1, "rest": 1}, False),
         ([ONE], {"lab": 2, "rest": 0}, False),
