@@ -76,9 +76,9 @@ class Answers:
                 told = await self._simulation.compare(request)
                 return {**told, "connected": self._source.connected}
             case Drain():
-                return await self._draining.drain(request.uplink, force=request.force)
+                return await self._draining.drain(request.uplinks, force=request.force)
             case Undrain():
-                return await self._draining.undrain(request.uplink)
+                return await self._draining.undrain(request.uplinks)
             case Passing():
                 return await self._draining.passing(request.uplink)
             case Ask():

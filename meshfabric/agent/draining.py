@@ -11,6 +11,7 @@ works. Who wants to know that traffic has left asks for what still passes (`pass
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -54,22 +55,22 @@ class Draining:
             return []
         return [Event(Kind.DRAINING, name, True) for name in saved.uplinks if name in self._names()]
 
-    async def drain(self, name: str, *, force: bool) -> bool:
-        """Take the uplink last from now on; whether that is new. Returns once it is so on this node.
+    async def drain(self, names: Collection[str], *, force: bool) -> bool:
+        """Take uplinks last from now on; whether that is new. Returns once it is so on this node.
 
-        Raises `InputError` if it is the only way to some node, unless forced.
+        Raises `InputError` if they are the only way to some node, unless forced.
         """
-        alone = only_by(self._readings.paths({}), self._slots(name))
+        alone = only_by(self._readings.paths({}), self._slots(*names))
         if alone and not force:
             what = f"it is the only way that works to {', '.join(alone)}"
             remedy = "mend another path to them first (meshfabric path list), or --force"
-            raise InputError(what, place=f"uplink {name}", remedy=remedy)
-        return await self._order(name, True)
+            raise InputError(what, place=f"uplink {', '.join(names)}", remedy=remedy)
+        return await self._order(names, True)
 
-    async def undrain(self, name: str) -> bool:
-        """Take the uplink as before; whether that is new. Returns once it is so on this node."""
-        self._slots(name)
-        return await self._order(name, None)
+    async def undrain(self, names: Collection[str]) -> bool:
+        """Take uplinks as before; whether that is new. Returns once it is so on this node."""
+        self._slots(*names)
+        return await self._order(names, None)
 
     def rows(self) -> list[Row]:
         """Every uplink."""
@@ -98,23 +99,26 @@ class Draining:
     async def _look(self) -> list[PathSeen]:
         return self._readings.paths(await self._lane.run(self._tunnels.state))
 
-    async def _order(self, name: str, value: bool | None) -> bool:
+    async def _order(self, names: Collection[str], value: bool | None) -> bool:
         async with self._one_order:
-            if self._world.draining.get(name) == value:
+            known = self._world.draining.keys()
+            new = [name for name in names if (name in known) != bool(value)]
+            if not new:
                 return False
-            kept = sorted({*self._world.draining, name} if value else self._world.draining.keys() - {name})
+            kept = sorted({*known, *new} if value else known - {*new})
             saved = msgspec.json.encode(_Saved(kept))
             await asyncio.to_thread(write_whole, self._file, [saved])
-            self._loop.feed([Event(Kind.DRAINING, name, value)])
-            self._events.note("uplink draining" if value else "uplink in use again", name)
+            self._loop.feed([Event(Kind.DRAINING, name, value) for name in new])
+            self._events.note("uplink draining" if value else "uplink in use again", ", ".join(new))
         await self._loop.settled()
         return True
 
     def _names(self) -> list[str]:
         return [uplink.name for uplink in self._world.settings.uplinks]
 
-    def _slots(self, name: str) -> frozenset[int]:
-        if name not in self._names():
-            remedy = f"there is: {', '.join(self._names()) or 'none'}"
-            raise InputError(f"no uplink {name!r} here", remedy=remedy)
-        return self._world.settings.drained_with(name)
+    def _slots(self, *names: str) -> frozenset[int]:
+        for name in names:
+            if name not in self._names():
+                remedy = f"there is: {', '.join(self._names()) or 'none'}"
+                raise InputError(f"no uplink {name!r} here", remedy=remedy)
+        return frozenset().union(*map(self._world.settings.drained_with, names))

@@ -75,16 +75,16 @@ class Simulate(msgspec.Struct, tag="simulate", tag_field="type", frozen=True):
 
 
 class Drain(msgspec.Struct, tag="drain", tag_field="type", frozen=True):
-    """Take an uplink of this node last from now on; `force`: also if it is the only way to some node."""
+    """Take uplinks of this node last from now on; `force`: also if they are the only way to some node."""
 
-    uplink: str
+    uplinks: list[str]
     force: bool = False
 
 
 class Undrain(msgspec.Struct, tag="undrain", tag_field="type", frozen=True):
-    """Take an uplink as before it was drained."""
+    """Take uplinks as before they were drained."""
 
-    uplink: str
+    uplinks: list[str]
 
 
 class Passing(msgspec.Struct, tag="passing", tag_field="type", frozen=True):

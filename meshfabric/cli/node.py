@@ -1,13 +1,17 @@
 """`meshfabric node`: the machines of the fabric as this node knows them, and how one is cut off."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from meshfabric.api.client import call
+from meshfabric.api.messages import Drain, Undrain
 from meshfabric.cli.ask import SOCKET, Socket, ask_rows, pick
 from meshfabric.cli.output import Format, Output, facts_of, print_object, print_rows, working
 from meshfabric.cli.reach import Options, Reach, find, with_options
 from meshfabric.cli.table import Column
+from meshfabric.cli.uplink import see_followed
 
 node_app = typer.Typer()
 
@@ -46,6 +50,32 @@ def show_node(
     """All that is known of one node."""
     (row,) = pick(ask_rows(socket, "nodes"), "node", name)
     print_object(row, facts_of(row, COLUMNS), output)
+
+
+@node_app.command("drain")
+@with_options
+def drain_node(options: Options, timeout: Timeout = WAIT_S) -> None:
+    """Move off this node what others send through it (a relay's packets), without losing any.
+
+    All its uplinks are drained. Returns when every other node that is alive has followed. What its own
+    workloads say and hear goes on. The order holds, also over restarts, until `undrain`.
+    """
+    names = _uplinks(options.socket)
+    new = call(options.socket, Drain(names, force=True))
+    typer.echo("this node: draining" if new else "this node: was told to drain before")
+    with working("waiting until every other node has followed"):
+        see_followed(options, names, timeout)
+
+
+@node_app.command("undrain")
+def undrain_node(socket: Socket = SOCKET) -> None:
+    """Send through this node as before it was drained, by all its uplinks."""
+    new = call(socket, Undrain(_uplinks(socket)))
+    typer.echo("this node: in use again" if new else "this node: was not drained")
+
+
+def _uplinks(socket: Path) -> list[str]:
+    return [str(row["uplink"]) for row in ask_rows(socket, "uplinks")]
 
 
 @node_app.command("revoke")

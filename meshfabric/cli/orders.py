@@ -5,6 +5,7 @@ Each is one record in etcd, whose name and shape are the store's business (`stor
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
@@ -118,8 +119,10 @@ async def await_revision(etcd: Etcd, fabric: str, revision: int, but: str, timeo
     return await until_all(look, f"applied revision {revision}", timeout_s)
 
 
-async def await_drained(etcd: Etcd, fabric: str, node: str, uplink: str, timeout_s: float) -> int:
-    """Wait until a node's record says that an uplink is drained and every other living node has applied that.
+async def await_drained(
+    etcd: Etcd, fabric: str, node: str, uplinks: Collection[str], timeout_s: float
+) -> int:
+    """Wait until a node's record says that uplinks are drained and every other living node has applied that.
 
     Returns how many those are.
     """
@@ -130,7 +133,7 @@ async def await_drained(etcd: Etcd, fabric: str, node: str, uplink: str, timeout
     async def look() -> Late:
         nonlocal written
         entry = await etcd.get(keys.node_key(fabric, node).encode())
-        written = entry.mod_revision if entry and uplink in _draining(entry.value) else 0
+        written = entry.mod_revision if entry and _draining(entry.value) >= {*uplinks} else 0
         return Late(1, [] if written else [node])
 
     await until_all(look, "told the others", timeout_s)

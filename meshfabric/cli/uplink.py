@@ -69,11 +69,10 @@ def drain_uplink(
     holds, also over restarts, until `undrain`; where nothing else works the uplink is still taken.
     """
     deadline = time.monotonic() + timeout
-    new = call(options.socket, Drain(name, force=force))
+    new = call(options.socket, Drain([name], force=force))
     typer.echo(f"{name}: draining" if new else f"{name}: was told to drain before")
     with working("waiting until every other node has followed"):
-        nodes = _followed(options, name, deadline - time.monotonic())
-        typer.echo(f"in force on {nodes} other node{'' if nodes == 1 else 's'}")
+        see_followed(options, [name], deadline - time.monotonic())
         _see_quiet(options, name, deadline)
     typer.echo(f"{name}: nothing but probes passes; it can be taken down")
 
@@ -81,23 +80,24 @@ def drain_uplink(
 @uplink_app.command("undrain")
 def undrain_uplink(name: Name, socket: Socket = SOCKET) -> None:
     """Use an uplink of this node as before it was drained."""
-    new = call(socket, Undrain(name))
+    new = call(socket, Undrain([name]))
     typer.echo(f"{name}: in use again" if new else f"{name}: was not drained")
 
 
-def _followed(options: Options, name: str, timeout_s: float) -> int:
-    """Wait until every other living node has applied our record; how many those are."""
+def see_followed(options: Options, names: list[str], timeout_s: float) -> None:
+    """Wait until every other living node has applied our record, and tell."""
     from meshfabric.cli import operator, orders
 
     reach = find(options)
     node = str(ask_object(options.socket, "fabric")["node"])
     try:
-        return operator.run(
-            reach, lambda etcd: orders.await_drained(etcd, reach.fabric, node, name, max(timeout_s, 0))
+        nodes = operator.run(
+            reach, lambda etcd: orders.await_drained(etcd, reach.fabric, node, names, max(timeout_s, 0))
         )
     except TemporaryError as error:
-        what = f"this node drains {name}, but whether the others do is not known: {error.what}"
+        what = f"this node drains {', '.join(names)}, but whether the others do is not known: {error.what}"
         raise TemporaryError(what, place=error.place, remedy="repeat it; the order stands") from error
+    typer.echo(f"in force on {nodes} other node{'' if nodes == 1 else 's'}")
 
 
 def _see_quiet(options: Options, name: str, deadline: float) -> None:

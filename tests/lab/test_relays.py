@@ -1,6 +1,7 @@
 """Who cannot be reached directly is reached through a relay, which hands on what it cannot read.
 
-left ── red ── near        gate is a relay for the other three; left and right share no segment
+left ── red ── near        gate is a relay for left, near and right, other for left and near
+         ├──── other
          └──── gate ── blue ── right
 """
 
@@ -21,6 +22,7 @@ from tests.lab.whole import (
     DRIFT,
     address,
     listing,
+    order,
     paths,
     raised_whole,
     resume,
@@ -38,10 +40,11 @@ segments:
   - {{name: red, ipv4: 172.31.1.0/24}}
   - {{name: blue, ipv4: 172.31.2.0/24}}
 nodes:
-  - {{name: left, uplinks: [{{name: up0, segment: red}}], through: [gate]}}
-  - {{name: near, uplinks: [{{name: up0, segment: red}}], through: [gate]}}
+  - {{name: left, uplinks: [{{name: up0, segment: red}}], through: [gate, other]}}
+  - {{name: near, uplinks: [{{name: up0, segment: red}}], through: [gate, other]}}
   - {{name: right, uplinks: [{{name: up0, segment: blue}}], through: [gate]}}
   - {{name: gate, uplinks: [{{name: up0, segment: red}}, {{name: up1, segment: blue}}], relay_mbit: 1000}}
+  - {{name: other, uplinks: [{{name: up0, segment: red}}], relay_mbit: 1000}}
 workloads:
   - {{name: web, node: left}}
   - {{name: cache, node: near}}
@@ -49,6 +52,7 @@ workloads:
 {DRIFT}"""
 WEB, CACHE, DB = "left/web", "near/cache", "right/db"
 FLOWS = (Flow(WEB, DB), Flow(DB, WEB, 6), Flow(WEB, DB, 6, "tcp"))
+DRAINED = "this node: draining\nin force on 4 other nodes\n"
 MEGABYTES = 4 << 20
 GAP_MS = 1000 * PATIENCE
 """A bound for sanity; what is reached is printed."""
@@ -136,11 +140,25 @@ def test_a_relay_is_taken_while_the_direct_path_fails_and_no_longer(lab: Lab) ->
     assert [row["endpoint"] for row in after] == [row["endpoint"] for row in direct]
 
 
+def test_a_relay_is_drained_without_a_loss(lab: Lab) -> None:
+    flows = (Flow(WEB, CACHE), Flow(CACHE, WEB, 6), Flow(WEB, CACHE, 4, "tcp"))
+    with apart(lab, "left", "near"):
+        until(lambda: taken(lab, "left", "near") == taken(lab, "near", "left") == "gate")
+        with flowing(lab, *flows) as streams:
+            until(streams.all_pass)
+            assert order(lab, "gate", "node", "drain").stdout == DRAINED
+            assert taken(lab, "left", "near") == taken(lab, "near", "left") == "other"
+            until(streams.all_pass)
+            assert order(lab, "gate", "node", "undrain").returncode == 0
+            until(lambda: taken(lab, "left", "near") == taken(lab, "near", "left") == "gate")
+        streams.assert_nothing_lost()
+
+
 def test_a_relay_whose_agent_is_dead_or_new_relays_as_before(lab: Lab) -> None:
     with flowing(lab, *FLOWS) as streams:
         until(streams.all_pass)
         agents.kill_agent(lab, "gate", signal.SIGKILL)
-        until(lambda: told(lab, "left")["nodes"]["alive"] == 3)
+        until(lambda: told(lab, "left")["nodes"]["alive"] == 4)
         resume(lab, "gate")
         wait_whole(lab)
         settle(lab)

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -17,7 +16,7 @@ import pytest
 from meshfabric.api.client import call
 from meshfabric.api.messages import Undrain
 from meshfabric.kernel import netns
-from meshfabric.lab import agents, build, underlay
+from meshfabric.lab import agents, underlay
 from meshfabric.lab.process import run
 from meshfabric.lab.state import Lab
 from tests.features import requires
@@ -30,6 +29,7 @@ from tests.lab.whole import (
     agent,
     listing,
     log_of,
+    order,
     paths,
     put_right,
     raised_whole,
@@ -37,7 +37,7 @@ from tests.lab.whole import (
     until,
     wait_ready,
 )
-from tests.patience import DEADLINE_S, PATIENCE
+from tests.patience import PATIENCE
 
 pytestmark = requires("capabilities")
 
@@ -65,15 +65,10 @@ def lab(standing: Lab) -> Lab:
     """All well, nothing is drained, and traffic takes the first uplink."""
     for node in ("pear", "plum"):
         for row in listing(standing, node, "uplinks"):
-            call(standing.socket(node), Undrain(row["uplink"]))
+            call(standing.socket(node), Undrain([row["uplink"]]))
     put_right(standing)
     until(lambda: carried_by(standing, "up0"))
     return standing
-
-
-def order(lab: Lab, where: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """What the CLI says on a node."""
-    return build.run(lab, where, [sys.executable, "-m", "meshfabric", *words], timeout_s=4 * DEADLINE_S)
 
 
 def carried_by(lab: Lab, uplink: str) -> bool:

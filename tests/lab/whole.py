@@ -16,6 +16,8 @@ ends: a fabric address in clear fails the test session, whoever sent it.
 import contextlib
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -234,6 +236,11 @@ def dropping(lab: Lab, node: str, reason: str, packets: int = 1) -> Iterator[Non
     yield
     until(lambda: drops(lab, node, reason) - before >= packets)
     assert (reason, drops(lab, node, reason) - before) == (reason, packets)
+
+
+def order(lab: Lab, where: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What the CLI says on a node."""
+    return build.run(lab, where, [sys.executable, "-m", "meshfabric", *words], timeout_s=4 * DEADLINE_S)
 
 
 def log_of(lab: Lab, node: str) -> list[dict[str, str]]:

@@ -54,8 +54,8 @@ def agent(tmp_path: Path, etcd_server: Server, fabric: str) -> Iterator[Agent]:
         yield listening
 
 
-def run(agent: Agent, *words: str) -> Result:
-    return CliRunner(env={"MESHFABRIC_SOCKET": str(agent.socket)}).invoke(app, ["uplink", *words])
+def run(agent: Agent, *words: str, of: str = "uplink") -> Result:
+    return CliRunner(env={"MESHFABRIC_SOCKET": str(agent.socket)}).invoke(app, [of, *words])
 
 
 def tell(server: Server, fabric: str, node: str, *, draining: bool = False, revision: int = LATE) -> None:
@@ -77,7 +77,7 @@ def test_a_drain_returns_when_all_have_followed(agent: Agent, etcd_server: Serve
         "in force on 2 other nodes",
         "up0: nothing but probes passes; it can be taken down",
     ]
-    assert Drain("up0") in agent.asked
+    assert Drain(["up0"]) in agent.asked
 
 
 def test_it_waits_until_our_record_says_so(agent: Agent, etcd_server: Server, fabric: str) -> None:
@@ -122,7 +122,18 @@ def test_an_order_is_repeated_and_taken_back(agent: Agent, etcd_server: Server, 
     assert run(agent, "undrain", "up0").stdout == "up0: was not drained\n"
     again = run(agent, "drain", "up0", "--force")
     assert again.stdout.startswith("up0: was told to drain before\nin force on 0 other nodes\n")
-    assert Drain("up0", force=True) in agent.asked
+    assert Drain(["up0"], force=True) in agent.asked
+
+
+def test_a_node_is_drained_by_all_its_uplinks(agent: Agent, etcd_server: Server, fabric: str) -> None:
+    for node in ("a", "b"):
+        tell(etcd_server, fabric, node, draining=node == "a")
+    agent.answers = {**agent.answers, "uplinks": [{"uplink": "up0"}]}
+    result = run(agent, "drain", of="node")
+    assert result.stdout.splitlines() == ["this node: draining", "in force on 1 other node"], result.stderr
+    assert Drain(["up0"], force=True) in agent.asked
+    assert run(agent, "undrain", of="node").stdout == "this node: in use again\n"
+    assert Undrain(["up0"]) in agent.asked
 
 
 @pytest.mark.parametrize("node", ["", "edge-3"])

@@ -149,26 +149,37 @@ def run(work: Any) -> Any:
 
 def test_an_order_is_on_the_disk_until_it_is_taken_back(tmp_path: Path) -> None:
     made, world = agent(tmp_path)
-    assert [run(made.drain("up1", force=False)) for _ in range(2)] == [True, False]
+    assert [run(made.drain(["up1"], force=False)) for _ in range(2)] == [True, False]
     assert world.draining == {"up1": True}
     again, world = agent(tmp_path)
     assert world.draining == {"up1": True}
-    assert [run(again.undrain("up1")) for _ in range(2)] == [True, False]
+    assert [run(again.undrain(["up1"])) for _ in range(2)] == [True, False]
     assert agent(tmp_path)[1].draining == {}
 
 
 def test_the_only_way_is_drained_by_force(tmp_path: Path) -> None:
     made, world = agent(tmp_path, [seen("n2", 0), seen("n3", 0), seen("n3", 1)])
     with pytest.raises(InputError, match="up0: it is the only way that works to n2 "):
-        run(made.drain("up0", force=False))
+        run(made.drain(["up0"], force=False))
     assert world.draining == {}
     assert not (tmp_path / DRAINING_FILE).exists()
-    assert run(made.drain("up0", force=True))
+    assert run(made.drain(["up0"], force=True))
+
+
+def test_several_uplinks_are_one_order(tmp_path: Path) -> None:
+    made, world = agent(tmp_path, [seen("n2", 0), seen("n2", 1)])
+    assert run(made.drain(["up0"], force=False))
+    with pytest.raises(InputError, match="up0, up1: it is the only way that works to n2 "):
+        run(made.drain(["up0", "up1"], force=False))
+    assert run(made.drain(["up0", "up1"], force=True))
+    assert world.draining == {"up0": True, "up1": True}
+    assert run(made.undrain(["up0", "up1"]))
+    assert agent(tmp_path)[1].draining == {}
 
 
 def test_no_such_uplink(tmp_path: Path) -> None:
     made, _ = agent(tmp_path)
-    for order in (made.drain("up7", force=True), made.undrain("up7"), made.passing("up7")):
+    for order in (made.drain(["up7"], force=True), made.undrain(["up7"]), made.passing("up7")):
         with pytest.raises(InputError, match="no uplink 'up7' here"):
             run(order)
 
