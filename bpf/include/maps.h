@@ -79,7 +79,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct relay_source_key);
 	__type(value, struct relay_source);
-	__uint(max_entries, 65536);
+	__uint(max_entries, RELAYED_ENDS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } relay_sources SEC(".maps");
 
@@ -88,7 +88,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct relay_end);
 	__type(value, struct relay_target);
-	__uint(max_entries, 65536);
+	__uint(max_entries, RELAYED_ENDS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } relay_ends SEC(".maps");
 

@@ -34,6 +34,7 @@ enum sizes {
 	RELAYED_NODES = 1024, /* whose packets a node hands on at most */
 	PORTS_OF_ONE = GENERATIONS * MAX_SLOTS, /* of them, in a row, at the relay */
 	RELAY_PORTS = RELAYED_NODES * PORTS_OF_ONE,
+	RELAYED_ENDS = RELAY_PORTS * MAX_SLOTS, /* of tunnels: one for each slot at the other end */
 	RECENT_FLOWS = 262144, /* a power of two */
 	NODES_PER_WORD = 64,
 	ACTIVE_WORDS = (MAX_NODES + NODES_PER_WORD - 1) / NODES_PER_WORD,
@@ -119,10 +120,12 @@ struct relay_source_key {
 	__u8 pad[6];
 };
 
-/* Whose a socket is, and the uplink by which its packets come. */
+/* Whose a socket is, and where its packets come in. */
 struct relay_source {
 	struct relay_end end;
-	__u32 ifindex;
+	__u32 ifindex; /* the uplink, */
+	__u32 pad;
+	struct addr own; /* and our address there */
 };
 
 /* How to reach an end. */

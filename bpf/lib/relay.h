@@ -109,7 +109,7 @@ static __noinline int relay(struct __sk_buff *skb, __u32 port)
 	if (bpf_skb_load_bytes(skb, o.transport, &socket.port, sizeof(socket.port)))
 		return TC_ACT_UNSPEC;
 	struct relay_source *from = bpf_map_lookup_elem(&relay_sources, &socket);
-	if (!from || from->ifindex != skb->ifindex)
+	if (!from || from->ifindex != skb->ifindex || !same_addr(&from->own, &o.destination))
 		return TC_ACT_UNSPEC;
 	struct relay_target *target =
 		facing(&from->end, port, &to) ? bpf_map_lookup_elem(&relay_ends, &to) : NULL;

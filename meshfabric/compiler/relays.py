@@ -61,7 +61,7 @@ def relay_entries(world: World) -> Entries:
     for end, port, way in _known_ends(world):
         source = Table.RELAY_SOURCES, relay_source_key(way.address, port)
         if source not in entries:
-            entries[source] = relay_source_value(end, way.ifindex)
+            entries[source] = relay_source_value(end, way.ifindex, way.source)
             target = relay_end_value(way.address, way.source, port, way.ifindex, way.mark)
             entries[Table.RELAY_ENDS, end.key()] = target
     return entries

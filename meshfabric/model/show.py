@@ -79,7 +79,8 @@ def _relay_end(key: bytes) -> str:
 
 
 def _relay_source(value: bytes) -> str:
-    return f"{_relay_end(value[: RELAY_END.size])} by ifindex {RELAY_SOURCE.unpack(value)[-1]}"
+    *_, ifindex, own = RELAY_SOURCE.unpack(value)
+    return f"{_relay_end(value[: RELAY_END.size])} by ifindex {ifindex} to {format_address(own)}"
 
 
 def _relay_target(value: bytes) -> str:

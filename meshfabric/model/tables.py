@@ -34,7 +34,7 @@ PLAIN_END = struct.Struct("=16s16sII")
 PATH = struct.Struct("=QQQQQ6IQQQ10IQQQQII24x")
 RELAY_SOURCE_KEY = struct.Struct("=16s2s6x")
 RELAY_END = struct.Struct("=IBBBx")
-RELAY_SOURCE = struct.Struct("=IBBBxI")
+RELAY_SOURCE = struct.Struct("=IBBBxI4x16s")
 RELAY_TARGET = struct.Struct("=16s16sII2s6x")
 PROBE_ENDS = struct.Struct("=16s16s")
 LOOP = struct.Struct("=II")
@@ -315,9 +315,9 @@ def relay_source_key(address: Address, port: int) -> bytes:
     return RELAY_SOURCE_KEY.pack(address, port.to_bytes(2, "big"))
 
 
-def relay_source_value(end: RelayEnd, ifindex: int) -> bytes:
-    """Value of `relay_sources`: whose it is, and by which of our devices they come."""
-    return RELAY_SOURCE.pack(*end, ifindex)
+def relay_source_value(end: RelayEnd, ifindex: int, own: Address) -> bytes:
+    """Value of `relay_sources`: whose it is, and by which of our devices and to which address they come."""
+    return RELAY_SOURCE.pack(*end, ifindex, own)
 
 
 def relay_end_value(address: Address, source: Address, port: int, ifindex: int, mark: int) -> bytes:

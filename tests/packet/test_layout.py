@@ -80,8 +80,12 @@ PACKED = {
         {"addr": (int.from_bytes(bytes(range(16)), "little"), 16), "port": (0x0201, 2)},
     ),
     "relay_source": (
-        tables.relay_source_value(tables.RelayEnd(9, 1, 2, 1), 7),
-        {"end": (1 << 48 | 2 << 40 | 1 << 32 | 9, 8), "ifindex": (7, 4)},
+        tables.relay_source_value(tables.RelayEnd(9, 1, 2, 1), 7, bytes(range(16))),
+        {
+            "end": (1 << 48 | 2 << 40 | 1 << 32 | 9, 8),
+            "ifindex": (7, 4),
+            "own": (int.from_bytes(bytes(range(16)), "little"), 16),
+        },
     ),
     "relay_target": (
         tables.relay_end_value(bytes(range(16)), bytes(range(16, 32)), 0x0102, 7, 3),

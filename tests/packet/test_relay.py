@@ -62,11 +62,11 @@ class Relay:
     rig: Rig
 
     def knows(self, one: Known) -> None:
-        address, port = parse_address(one.socket[0]), one.socket[1]
+        address, port, own = parse_address(one.socket[0]), one.socket[1], parse_address(one.own)
         index = self.rig.ifindex[one.device]
         source = tables.relay_source_key(address, port)
-        self.rig.maps["relay_sources"].update(source, tables.relay_source_value(one.end, index))
-        target = tables.relay_end_value(address, parse_address(one.own), port, index, one.mark)
+        self.rig.maps["relay_sources"].update(source, tables.relay_source_value(one.end, index, own))
+        target = tables.relay_end_value(address, own, port, index, one.mark)
         self.rig.maps["relay_ends"].update(one.end.key(), target)
 
     def takes(self, packet: Packet, device: str = "up0", to: str = "") -> Run:
@@ -139,12 +139,13 @@ def test_the_answer_finds_its_way_back(relay: Relay, family: int) -> None:
 
 
 def test_who_is_not_known_is_left_to_the_node(relay: Relay) -> None:
-    """Another address, another port of a known one, or the right socket by the wrong uplink."""
+    """Another address, another port of a known one, or the right socket by the wrong uplink or past us."""
     for source in (("192.0.2.11", 51829), ("192.0.2.10", 51830), SOCKET_B[V4]):
         run = relay.takes(packet(V4, source, (NODE[V4], port_of(B[V4]))))
         assert (run.action, run.counted) == (NEXT, {})
-    run = relay.takes(from_a(V4), "up1")
-    assert (run.action, run.counted) == (NEXT, {})
+    past = packet(V4, SOCKET_A[V4], (SECOND[V4], port_of(B[V4])))
+    for run in (relay.takes(from_a(V4), "up1"), relay.takes(past)):
+        assert (run.action, run.counted) == (NEXT, {})
 
 
 NOT_FACING = {

@@ -84,8 +84,8 @@ def test_the_relay_hands_on_to_the_socket_that_faces_the_sender() -> None:
     found = {}
     for key, value in relay.plan.entries(Table.RELAY_SOURCES):
         address, port = RELAY_SOURCE_KEY.unpack(key)
-        *end, ifindex = RELAY_SOURCE.unpack(value)
-        found[address, int.from_bytes(port, "big")] = RelayEnd(*end), ifindex
+        *end, ifindex, taken_at = RELAY_SOURCE.unpack(value)
+        found[address, int.from_bytes(port, "big")] = RelayEnd(*end), ifindex, taken_at
     targets = {
         RelayEnd(*RELAY_END.unpack(key)): RELAY_TARGET.unpack(value)
         for key, value in relay.plan.entries(Table.RELAY_ENDS)
@@ -94,7 +94,7 @@ def test_the_relay_hands_on_to_the_socket_that_faces_the_sender() -> None:
         number = relay.world.node_numbers[node.name] - FIRST_NODE
         address = parse_address(node.world.uplinks[0].addresses[0])
         port, facing = port_of(relay, node, (1, 1)), RelayEnd(number, 1, 1, 0)
-        assert found[address, port] == (facing, names[device])
+        assert found[address, port] == (facing, names[device], parse_address(own))
         slot = int(device[-1])
         mark = BASES.mark_base + 8 * slot
         wanted = (address, parse_address(own), names[device], mark, port.to_bytes(2, "big"))
