@@ -29,7 +29,7 @@ TEXT = f"{PAIR}probe: {{interval_ms: 10, hold_s: 0}}"
 NODES = ("pear", "plum")
 FLOWS = (Flow("pear/web", "plum/db"), Flow("plum/db", "pear/web", 6))
 BACK_S = 1.0 * PATIENCE  # three answers, 10 ms apart, and room for a machine that is busy
-CUTS = 5
+CUTS = 3
 OUTAGE_MS = 300 * PATIENCE
 """For sanity; what is reached is printed."""
 FILLED_BYTES = 256 << 20
