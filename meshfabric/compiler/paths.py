@@ -255,9 +255,9 @@ def relayed_pair(world: World, node: str, near: Uplink, far: Uplink) -> Pair | N
     """Two uplinks through the same relay: if it says that it knows both nodes, and if it has uplinks in
     both segments and uses one address family in them. The header of a packet stays as large as it is.
     """
-    relay = world.nodes.get(near.relay)
-    if relay is None or near.relay in world.revoked or near.relay not in world.allocations:
+    if not world.is_member(near.relay):
         return None
+    relay = world.nodes[near.relay]
     port = relay.relayed.get(node)
     ours, theirs = (direct_to(relay, one) for one in (near, far))
     if port is None or world.node not in relay.relayed or not ours or not theirs:

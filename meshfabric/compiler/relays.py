@@ -18,6 +18,7 @@ from typing import NamedTuple
 from meshfabric.compiler.paths import joined
 from meshfabric.compiler.wireguard import tunnel_number
 from meshfabric.model.addresses import Address, parse_address
+from meshfabric.model.keyring import GENERATIONS
 from meshfabric.model.node import PORTS_OF_ONE, NodeRecord, Uplink
 from meshfabric.model.plan import Entries, Table
 from meshfabric.model.settings import RELAYED_NODES
@@ -48,7 +49,7 @@ def relayed_nodes(world: World) -> dict[str, int]:
     for name in sorted(world.nodes):
         place = world.node_numbers.find(name)
         wants = any(uplink.relay == world.node for uplink in world.nodes[name].uplinks)
-        if wants and _is_member(world, name) and place is not None and place - FIRST_NODE < RELAYED_NODES:
+        if wants and world.is_member(name) and place is not None and place - FIRST_NODE < RELAYED_NODES:
             found[name] = world.settings.datapath.relay_port_base + PORTS_OF_ONE * (place - FIRST_NODE)
     return found
 
@@ -82,7 +83,7 @@ def _ends(record: NodeRecord, uplink: Uplink, number: int) -> list[tuple[RelayEn
     """The node's tunnels by an uplink, with the port of each."""
     return [
         (RelayEnd(number, tunnel.local, tunnel.remote, generation), tunnel.port)
-        for generation in (0, 1)
+        for generation in range(GENERATIONS)
         for tunnel in record.tunnels_of(generation)
         if tunnel.local == uplink.slot
     ]
@@ -101,7 +102,3 @@ def _way(world: World, name: str, uplink: Uplink) -> _Way | None:
                 mark = settings.datapath.mark_base + tunnel_number(pair.local, pair.remote, generation)
                 return _Way(heard[0], parse_address(pair.source), link.index, mark)
     return None
-
-
-def _is_member(world: World, name: str) -> bool:
-    return name in world.allocations and name not in world.revoked and name != world.node

@@ -196,6 +196,10 @@ class World:
         self._count_uses(event, old)
         return old
 
+    def is_member(self, name: str) -> bool:
+        """Whether a node is known, has blocks, and was not revoked."""
+        return name in self.nodes and name in self.allocations and name not in self.revoked
+
     def identity(self, labels: Labels) -> int:
         """The number of a label set in use: each was numbered when it came."""
         return self.identities[labels]
@@ -262,8 +266,7 @@ class World:
         if event.kind not in (Kind.NODE, Kind.REVOKED, Kind.ALLOCATION) or event.key == self.node:
             return ()
         name = str(event.key)
-        member = name in self.nodes and name in self.allocations and name not in self.revoked
-        return self.nodes[name].uplinks if member else ()
+        return self.nodes[name].uplinks if self.is_member(name) else ()
 
     def _count_uses(self, event: Event, old: Any) -> None:
         for thing, times in ((event.value, 1), (old, -1)):
