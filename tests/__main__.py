@@ -13,15 +13,21 @@ what fails twice, or in more labs than that, fails the run.
 
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from textwrap import indent
 
-import pytest
-
-from tests.shares import HEADINGS, PYTEST, REPORTS, failed, side_by_side, tally
+from tests.shares import (
+    HEADINGS,
+    PYTEST,
+    REPORTS,
+    failed,
+    failures_told,
+    is_worth_another_try,
+    side_by_side,
+    tally,
+)
 
 CHECKOUT = Path(__file__).parents[1]
 QUICK = (
@@ -42,9 +48,7 @@ TURNS = ((("lab",), ("rest", "late")), (("quick",),))
 STEPS_BACK = {"rest": ("nice", "-n", "19")}
 OF_LABS = ("lab", "late", "quick")
 """Shares whose failures may be the machine's."""
-LABS_TRIED_AGAIN = 2
 AGAIN = "again"
-TESTS_FAILED = pytest.ExitCode.TESTS_FAILED
 MINUTE_S = 60.0
 
 
@@ -61,7 +65,7 @@ def main() -> int:
             for ended in pool.map(partial(_lane, reports), lanes):
                 statuses |= ended
     of_labs = failed((reports[share] for share in OF_LABS), CHECKOUT)
-    if is_worth_another_try(of_labs, statuses):
+    if is_worth_another_try(of_labs, statuses, OF_LABS):
         retried = side_by_side({AGAIN: _command(AGAIN, reports[AGAIN], tuple(of_labs))}, CHECKOUT)
         statuses |= retried if any(retried.values()) else dict.fromkeys(OF_LABS, 0)
     print("\n".join(summary(reports, statuses, time.monotonic() - begun)), flush=True)
@@ -80,23 +84,12 @@ def _command(share: str, report: Path, tests: tuple[str, ...]) -> tuple[str, ...
     return *STEPS_BACK.get(share, ()), *PYTEST, f"--junitxml={report}", *tests
 
 
-def is_worth_another_try(of_labs: Collection[str], statuses: Mapping[str, int]) -> bool:
-    """Whether all that went wrong are tests (by pytest's names) of a lab or two."""
-    labs = {test.partition("::")[0] for test in of_labs}
-    wrong = {share: status for share, status in statuses.items() if status}
-    only_tests = all(share in OF_LABS and status == TESTS_FAILED for share, status in wrong.items())
-    return only_tests and 0 < len(labs) <= LABS_TRIED_AGAIN
-
-
 def summary(reports: Mapping[str, Path], statuses: Mapping[str, int], took_s: float) -> list[str]:
     """The lines that end the run."""
     lines = ["", f"{'SHARE':8}{HEADINGS}"]
     lines += [f"{share:8}{tally([report]).figures}" for share, report in reports.items() if report.exists()]
     lines += tally(reports.values()).reasons
-    twice = failed([reports[AGAIN]], CHECKOUT)
-    for test, how in failed((reports[share] for share in SHARES), CHECKOUT).items():
-        tried = reports[AGAIN].exists() and test not in twice
-        lines += [f"{'passed only when tried again' if tried else 'failed'}: {test}", indent(how, "    ")]
+    lines += failures_told((reports[share] for share in SHARES), reports[AGAIN], CHECKOUT)
     lines += [f"{share}: exit status {status}" for share, status in statuses.items() if status]
     return [*lines, f"{took_s / MINUTE_S:.1f} minutes"]
 

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import pytest
+
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.told")
 NOT_RUN = 125
-
+TESTS_FAILED = pytest.ExitCode.TESTS_FAILED
+FILES_TRIED_AGAIN = 2
 
 REPORTS = Path(__file__).parents[1] / "build" / "test"
 """Where the whole suite leaves a junit.xml of each of its shares."""
@@ -93,6 +97,24 @@ def skipped(reports: Iterable[Path], checkout: Path) -> list[str]:
 def failed(reports: Iterable[Path], checkout: Path) -> dict[str, str]:
     """The tests that some junit.xml say failed, as pytest wants to be told of them; of each, how."""
     return _ended(reports, checkout, "failure", "error")
+
+
+def is_worth_another_try(tests: Iterable[str], statuses: Mapping[str, int], shares: Collection[str]) -> bool:
+    """Whether all that went wrong are `tests` (by pytest's names) of some `shares`, and of a file or two."""
+    files = {test.partition("::")[0] for test in tests}
+    wrong = {share: status for share, status in statuses.items() if status}
+    only_tests = all(share in shares and status == TESTS_FAILED for share, status in wrong.items())
+    return only_tests and 0 < len(files) <= FILES_TRIED_AGAIN
+
+
+def failures_told(reports: Iterable[Path], again: Path, checkout: Path) -> list[str]:
+    """What the summary says of each test that failed; `again`: the junit.xml of another try, if one was made."""
+    twice = failed([again], checkout)
+    lines = []
+    for test, how in failed(reports, checkout).items():
+        passed = again.exists() and test not in twice
+        lines += [f"{'passed only when tried again' if passed else 'failed'}: {test}", indent(how, "    ")]
+    return lines
 
 
 def _ended(reports: Iterable[Path], checkout: Path, *ways: str) -> dict[str, str]:

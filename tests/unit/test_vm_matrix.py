@@ -68,16 +68,19 @@ def test_what_was_missed_joins_its_share_once() -> None:
 
 
 def test_the_summary_shows_every_skip_and_every_complaint() -> None:
-    good = Outcome("a", [], Tally(Counter(passed=5), Counter()), 90.0)
-    bad = Outcome(
-        "b", ["tests: exit status 1"], Tally(Counter(failure=1, skipped=2), Counter({"lacks fq": 2})), 30.0
-    )
+    good = Outcome("a", [], [], Tally(Counter(passed=5), Counter()), 90.0)
+    counted = Tally(Counter(failure=1, skipped=2), Counter({"lacks fq": 2}))
+    bad = Outcome("b", ["tests: exit status 1"], ["failed: tests/x.py::c"], counted, 30.0)
     lines = summary([good, bad])
     assert [line.split() for line in lines if line.startswith(("a ", "b "))] == [
         ["a", "-", "5", "0", "0", "1.5"],
         ["b", "-", "0", "1", "2", "0.5"],
     ]
-    assert lines[-2:] == ["b: 2 skipped: lacks fq", "b: tests: exit status 1"]
+    assert lines[-3:] == [
+        "b: 2 skipped: lacks fq",
+        "b: failed: tests/x.py::c",
+        "b: tests: exit status 1",
+    ]
     assert (good.is_good, bad.is_good) == (True, False)
 
 

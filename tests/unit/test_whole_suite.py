@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import AGAIN, SHARES, is_worth_another_try, summary
+from tests.__main__ import AGAIN, OF_LABS, SHARES, summary
+from tests.shares import is_worth_another_try
 
 ONE, OTHER, THIRD = (f"tests/lab/test_{name}.py::test_x" for name in ("cut", "drift", "keys"))
 
@@ -23,7 +24,7 @@ ONE, OTHER, THIRD = (f"tests/lab/test_{name}.py::test_x" for name in ("cut", "dr
     ],
 )
 def test_only_a_lab_or_two_are_tried_again(tests: list[str], statuses: dict[str, int], worth: bool) -> None:
-    assert is_worth_another_try(tests, statuses) is worth
+    assert is_worth_another_try(tests, statuses, OF_LABS) is worth
 
 
 def test_what_failed_is_named_whether_it_passed_then_or_not(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ from tests.vm.qemu import CONSOLE, STATUS, STDERR, STDOUT, Size
 
 CHUNK = 65536
 COMPLAINTS = b"BUG:", b"WARNING:", b"Oops:", b"Call Trace:"
+BEGUN = b"begun"
+"""What `main` tells before the command's exit status."""
+BOOTS = 3
+"""A kernel that writes its own code at boot dies of it now and then when QEMU emulates two CPUs at once."""
 LAST_WORDS = 60
 """How many lines of the kernel's console are kept, warnings and worse: shown when it dies or complains."""
 
@@ -53,39 +57,51 @@ def run(
 
     `out` is a folder that the guest sees as /out, the only one where what it writes stays. `stdout` and
     `stderr` are called with what the command says as it says it; by default it goes where this process's own
-    goes. Raises TimeIsUpError, and TemporaryError with the kernel's last words when the VM ends too early.
+    goes. A VM that ends before it begins with the command is tried again, with `BOOTS` boots in all. Raises
+    TimeIsUpError, and TemporaryError with the kernel's last words when the VM ends too early.
     """
-    console: deque[bytes] = deque(maxlen=LAST_WORDS)
-    status = bytearray()
-    writes = {
-        STDOUT: stdout or flushed(sys.stdout.buffer),
-        STDERR: stderr or flushed(sys.stderr.buffer),
-        STATUS: status.extend,
-        CONSOLE: _lines_into(console),
-    }
-    with _booted(argv, kernel, size, out, env or {}, tuple(writes)) as links:
-        _copy({links[name]: write for name, write in writes.items()}, size.timeout_s)
-    words = b"\n".join(console)
-    if not status:
+    writes = {STDOUT: stdout or flushed(sys.stdout.buffer), STDERR: stderr or flushed(sys.stderr.buffer)}
+    for _ in range(BOOTS):
+        told, words = _run_once(argv, kernel, size, out, env or {}, writes)
+        if told:
+            break
+    if not told or told[-1] == BEGUN:
         said = words.decode(errors="replace")
         raise TemporaryError(f"the VM ended before its command did; its kernel's last words:\n{said}")
     if any(word in words for word in COMPLAINTS):
         writes[STDERR](b"vm: the kernel complained, its last words:\n" + words + b"\n")
-    return int(status)
+    return int(told[-1])
+
+
+def _run_once(
+    argv: Sequence[str],
+    kernel: str,
+    size: Size,
+    out: Path | None,
+    env: Mapping[str, str],
+    writes: Mapping[str, Write],
+) -> tuple[list[bytes], bytes]:
+    """What one VM told of its command, `BEGUN` and its exit status as far as it came, and its last words."""
+    console: deque[bytes] = deque(maxlen=LAST_WORDS)
+    told = bytearray()
+    all_writes = {**writes, STATUS: told.extend, CONSOLE: _lines_into(console)}
+    with _booted(argv, kernel, size, out, env, tuple(all_writes)) as links:
+        _copy({links[name]: write for name, write in all_writes.items()}, size.timeout_s)
+    return bytes(told).split(), b"\n".join(console)
 
 
 def shell(argv: Sequence[str], kernel: str, *, size: Size, out: Path | None, env: Mapping[str, str]) -> int:
     """Run a command on this terminal, which becomes the VM's serial console; its exit status."""
-    status = bytearray()
+    told = bytearray()
     if not sys.stdin.isatty():
         raise PermanentError("a shell wants a terminal", remedy="give a command, behind --")
     before = termios.tcgetattr(sys.stdin)
     try:
         with _booted(argv, kernel, size, out, env, (STATUS,)) as links:
-            _copy({links[STATUS]: status.extend}, size.timeout_s)
+            _copy({links[STATUS]: told.extend}, size.timeout_s)
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-    return int(status or 0)
+    return int(told.strip().removeprefix(BEGUN) or 0)
 
 
 def flushed(stream: BinaryIO) -> Write:

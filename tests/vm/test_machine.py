@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshfabric.model.errors import TemporaryError
 from tests.features import requires
-from tests.vm import machine
+from tests.vm import machine, qemu
 from tests.vm.__main__ import NO_VM, TIME_IS_UP
 from tests.vm.kernels import CHECKOUT, DEFAULT, find
 from tests.vm.qemu import Size
@@ -96,6 +97,21 @@ def test_modules_load_by_themselves(said: Said) -> None:
 def test_a_kernel_that_dies_is_told_with_its_last_words(said: Said) -> None:
     with pytest.raises(TemporaryError, match=r"(?s)ended before its command.*sysrq triggered crash"):
         said.run("sh", "-c", "echo c >/proc/sysrq-trigger")
+
+
+def test_a_kernel_that_dies_at_boot_is_booted_anew(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first finds no process 1, which is its end."""
+    arguments = [f"{qemu.ARGUMENTS} rdinit=/none", qemu.ARGUMENTS]
+    command_line = qemu.command_line
+
+    def next_line(*given: Any) -> list[str]:
+        monkeypatch.setattr(qemu, "ARGUMENTS", arguments.pop(0))
+        return command_line(*given)
+
+    monkeypatch.setattr(qemu, "command_line", next_line)
+    assert said.run("echo", "up") == 0
+    assert not arguments
+    assert said.out == b"up\n"
 
 
 def test_a_kernel_that_complains_is_heard(said: Said) -> None:
