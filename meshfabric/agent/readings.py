@@ -102,9 +102,10 @@ class Readings:
     def look(self, target: Target) -> Look:
         """What the sizer has to know of a path, which may have gone since it was told of it."""
         if target.device not in self._world.links or target.node not in self._world.nodes:
-            return Look(up=False, padded=0)
+            return Look(up=False)
         state = self._state(target.node, target.at)
-        return Look(self._health(state, target.device).answers, state.padded)
+        up = self._health(state, target.device).answers
+        return Look(up, state.padded, state.next_probe, state.answered)
 
     def token(self) -> TokenState:
         """What paces the probes."""

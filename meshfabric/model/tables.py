@@ -201,6 +201,11 @@ class PathState(NamedTuple):
     rtt_us: int = 0
 
     @property
+    def next_probe(self) -> int:
+        """The sequence number that the next one will have."""
+        return self.sent & 0xFFFFFFFF
+
+    @property
     def open_probes(self) -> int:
         """How many left since the last one that was answered."""
         return (self.sent - self.answered) & 0xFFFFFFFF

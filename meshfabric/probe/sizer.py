@@ -2,8 +2,9 @@
 
 Once in TURN_S, RFC 8899's PROBE_TIMER, each path that is due gets a probe. The
 datapath notes the number of the last one that came back (`struct path`, `padded`);
-one that is not back at the next turn is lost, unless the path itself was given up.
-A lost one says nothing of the path's life: plain probes do (`prober`).
+one that is not back is lost when a plain probe that left after it is. While none is,
+nothing is known: the path may be slow, or about to be given up. A lost one says
+nothing of the path's life: plain probes do (`prober`).
 """
 
 import asyncio
@@ -33,16 +34,40 @@ class Link(Protocol):
 
 
 class Look(NamedTuple):
-    """What the datapath knows of a path: whether it is up, and the last padded probe that came back."""
+    """What the datapath knows of a path: whether it is up, and the number of the last padded probe that came
+    back. Of plain ones the number that the next will have, and the one after that of the last that came back.
+    """
 
     up: bool
-    padded: int
+    padded: int = 0
+    next_plain: int = 0
+    answered: int = 0
+
+
+class Ask(NamedTuple):
+    """A probe that is out, and the number of the plain one that left next."""
+
+    number: int
+    next_plain: int
+
+    def is_void(self, seen: Look) -> bool:
+        """Whether the path went, or began to count anew."""
+        return not seen.up or not _reached(seen.next_plain, self.next_plain)
+
+    def was_overtaken(self, seen: Look) -> bool:
+        """Whether a plain probe that left later came back."""
+        return _reached(seen.answered, self.next_plain + 1)
+
+
+def _reached(number: int, other: int) -> bool:
+    """Whether a number is not before another (RFC 1982)."""
+    return (number - other) % SEQUENCES < SEQUENCES // 2
 
 
 @dataclass
 class _Sized:
     search: Search
-    asked: int | None = None  # number of the probe that is out
+    asked: Ask | None = None
 
 
 class Sizer:
@@ -105,15 +130,17 @@ class Sizer:
 
     def _take_turn(self, one: _Sized, target: Target, link: Link, now_s: float) -> None:
         seen = self._look(target)
-        if one.asked is not None and seen.padded == one.asked:
+        if one.asked and seen.padded == one.asked.number:
             one.search = one.search.answered(now_s)
-        elif one.asked is not None and seen.up:
+        elif one.asked and not one.asked.is_void(seen):
+            if not one.asked.was_overtaken(seen):
+                return
             one.search = one.search.silent(now_s)
         one.asked, one.search = None, one.search.at(now_s)
         if seen.up and now_s >= one.search.due_s:
-            self._ask(one, target, link)
+            self._ask(one, target, link, seen.next_plain)
 
-    def _ask(self, one: _Sized, target: Target, link: Link) -> None:
+    def _ask(self, one: _Sized, target: Target, link: Link, next_plain: int) -> None:
         self._sequence = (self._sequence + 1) % SEQUENCES
         source, destination = target.source, target.destination
         packet = probe(source, destination, self._sequence, time.time_ns(), one.search.size)
@@ -122,7 +149,7 @@ class Sizer:
         except OSError:  # the device went away, or its MTU is about to be raised
             self.failures += 1
         else:
-            one.asked = self._sequence
+            one.asked = Ask(self._sequence, next_plain)
 
     def _tell(self, path: Path, before: Search, after: Search | None) -> None:
         now = _restriction(after)

@@ -30,5 +30,5 @@ def test_a_path_that_went_meanwhile_is_not_up(base: Settings, gone: str) -> None
     loop: Any = SimpleNamespace(world=world)
     maps: Any = dict.fromkeys(("paths", "reasons", "token"), NoMap())
     target = Target("mfwg00", parse_address("10.64.1.1"), parse_address("10.64.2.1"), "n2", 0)
-    assert Readings(loop, maps).look(target) == Look(up=False, padded=0)
+    assert Readings(loop, maps).look(target) == Look(up=False)
     assert world.node_numbers.find("n2") is None, "no number was given for asking"

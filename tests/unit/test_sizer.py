@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from meshfabric.model.addresses import parse_address
 from meshfabric.probe.prober import Target
 from meshfabric.probe.search import CONFIRM_S, MAX_DOUBTS
-from meshfabric.probe.sizer import PATHS_AT_ONCE, TURN_S, Look, Path, Sizer
+from meshfabric.probe.sizer import PATHS_AT_ONCE, SEQUENCES, TURN_S, Look, Path, Sizer
 
 OURS, THEIRS = parse_address("10.1.1.1"), parse_address("10.1.2.1")
 FLOOR, CEILING = 1320, 1420
@@ -19,6 +19,9 @@ class Wires:
 
     carries: dict[str, int] = field(default_factory=lambda: {"mfwg00": 9000, "mfwg11": 9000})
     down: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)  # cut, and not given up yet
+    next_plain: int = SEQUENCES - 5
+    answered: dict[str, int] = field(default_factory=dict)
     padded: dict[str, int] = field(default_factory=dict)
     sent: list[tuple[str, int]] = field(default_factory=list)
     told: list[tuple[Path, int | None]] = field(default_factory=list)
@@ -30,13 +33,20 @@ class Wires:
             raise OSError
         device, _ = address
         self.sent.append((device, len(packet)))
-        if len(packet) <= self.carries[device] and device not in self.down:
+        if len(packet) <= self.carries[device] and device not in self.down | self.silent:
             self.padded[device] = int.from_bytes(packet[SEQUENCE], "big")
         return len(packet)
 
     def look(self, target: Target) -> Look:
         """The state of a path."""
-        return Look(target.device not in self.down, self.padded.get(target.device, 0))
+        device = target.device
+        padded, answered = self.padded.get(device, 0), self.answered.get(device, 0)
+        return Look(device not in self.down, padded, self.next_plain, answered)
+
+    def probe(self) -> None:
+        """A plain probe on each path."""
+        self.next_plain = (self.next_plain + 1) % SEQUENCES
+        self.answered |= dict.fromkeys(self.carries.keys() - self.down - self.silent, self.next_plain)
 
     def found(self, path: Path, carried: int | None) -> None:
         """Noted."""
@@ -57,6 +67,7 @@ class Stand:
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
             list(self.sizer.turn(self.wires, self.now_s))
+            self.wires.probe()
             self.now_s += TURN_S
 
 
@@ -95,6 +106,28 @@ def test_a_path_that_dies_with_a_probe_under_way_is_asked_again_when_it_lives() 
     stand.wires.down.add("mfwg00")
     stand.turn(3)
     stand.wires.down.clear()
+    stand.turn(MAX_DOUBTS)
+    assert stand.wires.told == []
+    stand.turn(1)
+    assert stand.wires.told == [(RED.path, FLOOR)]
+
+
+def test_what_a_path_loses_before_it_is_given_up_tells_nothing() -> None:
+    """However long that takes: only a plain one that left later and comes back shows that it was the size."""
+    stand = Stand(RED)
+    stand.turn(int(CONFIRM_S))
+    stand.wires.silent.add("mfwg00")
+    stand.turn(10 * MAX_DOUBTS)
+    stand.wires.silent.clear()
+    stand.turn(2)
+    assert stand.wires.told == []
+
+
+def test_a_path_that_counts_its_probes_anew_is_asked_anew() -> None:
+    stand = Stand(RED)
+    stand.wires.carries["mfwg00"] = 1370
+    stand.turn()
+    stand.wires.next_plain = SEQUENCES // 2 + 1
     stand.turn(MAX_DOUBTS)
     assert stand.wires.told == []
     stand.turn(1)
