@@ -28,6 +28,7 @@ from meshfabric.model.errors import InputError, MeshfabricError, PermanentError,
 from meshfabric.model.labels import make_labels
 from meshfabric.model.names import (
     GATEWAY4,
+    GATEWAY4_ROUTE,
     GATEWAY6,
     GATEWAY_MAC,
     MAC,
@@ -286,7 +287,8 @@ def _set_up_pod(inner: str, netns: Path, addresses: tuple[str, ...], networks: l
     mac = links.mac_of(inner, netns=netns)
     if mac != NO_MAC:
         links.ensure_neighbours(inner, GATEWAYS, netns=netns)
-    links.ensure_routes(MAIN, {_route(network, inner) for network in networks}, netns=netns)
+    to_gateway = links.Route(GATEWAY4_ROUTE, inner)  # else Linux may take no ICMP error from it (rp_filter)
+    links.ensure_routes(MAIN, {to_gateway, *(_route(network, inner) for network in networks)}, netns=netns)
     return mac
 
 

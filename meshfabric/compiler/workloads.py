@@ -11,7 +11,7 @@ from meshfabric.model.addresses import (
     parse_address,
     prefix_of,
 )
-from meshfabric.model.names import GATEWAY4, GATEWAY6, host_devices
+from meshfabric.model.names import GATEWAY4, GATEWAY4_ROUTE, GATEWAY6, host_devices
 from meshfabric.model.plan import Entries, FairQueue, Route, Table
 from meshfabric.model.settings import Queue
 from meshfabric.model.tables import NOWHERE, Delivery, fabric_value, number, uplink_value, workload_value
@@ -70,7 +70,11 @@ def uplink_entries(world: World) -> Entries:
 
 
 def route_entries(world: World) -> Entries:
-    """The host's addresses and way into the fabric, and beneath it a wall: never out of an uplink instead."""
+    """The host's addresses and way into the fabric, and beneath it a wall: never out of an uplink instead.
+
+    The gateway has a route of its own: what it says of packets that do not fit (ICMP) comes from there, and
+    Linux may take nothing from where it knows no way to (rp_filter).
+    """
     entries: Entries = {
         (Table.ROUTES, (MAIN_TABLE, str(network), UNREACHABLE_METRIC)): Route()
         for network in world.prefixes.get("", ())
@@ -79,6 +83,7 @@ def route_entries(world: World) -> Entries:
     outer, _ = host_devices(world.settings.datapath.prefix)
     if host is None or outer not in world.links:
         return entries
+    entries[Table.ROUTES, (MAIN_TABLE, GATEWAY4_ROUTE, 0)] = Route(outer)
     for address in host.addresses:
         entries[Table.HOST_ADDRESSES, (outer, format_prefix(host_prefix(address)))] = True
         for network in world.prefixes.get("", ()):

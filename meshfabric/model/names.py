@@ -15,6 +15,7 @@ GUARD_TABLE = "meshfabric-guard-"  # and the fabric: a guard's tables in nftable
 
 GATEWAY_MAC = "02:6d:66:00:00:01"
 GATEWAY4 = "169.254.1.1"
+GATEWAY4_ROUTE = GATEWAY4 + "/32"
 GATEWAY6 = "fe80::6d66"
 
 

@@ -5,6 +5,7 @@ near ── red  (MTU 1500, nothing above 1400 bytes arrives) ── far     `wi
 wide                                                         pod
 """
 
+import errno
 import signal
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from meshfabric.lab.impairment import NONE, Impairment
 from meshfabric.lab.state import Lab
 from meshfabric.lab.workloads import DEVICE
 from tests.features import requires
-from tests.lab.places import ping
+from tests.lab.places import Echo, answers, ping
 from tests.lab.whole import active, address, drops, paths, put_right, raised_whole, resume, told, until
 
 pytestmark = requires("capabilities", "tun")
@@ -43,6 +44,7 @@ MTU = 1500 - HEADERS - IPIP
 FOUND = (HOLE_MTU - HEADERS) // GRAIN * GRAIN - IPIP
 """WireGuard pads to multiples of 16."""
 SEARCH_S = 60.0
+ANSWER_S = 1.0
 WIDE_MTU = 9000
 TRANSFER_BYTES = 20 << 20
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -96,6 +98,28 @@ def test_connections_have_segments_that_fit_the_path(holed: Lab, source: str, si
     print(f"{got['mbit_s']:.0f} Mbit/s")
     assert got["intact"]
     assert (drops(holed, "near", "too_big"), drops(holed, "far", "too_big")) == before
+
+
+@FAMILIES
+@pytest.mark.parametrize(("source", "sink"), [("near", "far"), (POD, "near")])
+def test_datagrams_that_do_not_fit_are_cut_up_by_their_sender(
+    holed: Lab, source: str, sink: str, family: int
+) -> None:
+    """Their first is refused, which is heard however strict the sender is about where packets come from."""
+    strict = "echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter"
+    assert build.run(holed, source, ["sh", "-c", strict]).returncode == 0
+    to = address(holed, sink, family)
+
+    def arrives() -> bool:
+        try:
+            return answers(holed, source, to, 3 * MTU, answer_s=ANSWER_S)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            return False
+
+    with Echo(holed, sink):
+        until(arrives)
 
 
 def test_another_path_has_its_own(holed: Lab) -> None:

@@ -178,6 +178,7 @@ def test_the_host_enters_the_fabric_from_its_own_address_or_not_at_all() -> None
     assert main == {
         ("10.1.0.0/16", 0): Route("mfhost0", "169.254.1.1", "10.1.1.1"),
         ("fd00::/16", 0): Route("mfhost0", "fe80::6d66", "fd00:1::1"),
+        ("169.254.1.1/32", 0): Route("mfhost0"),
         ("10.1.0.0/16", 4096): Route(),
         ("fd00::/16", 4096): Route(),
     }
