@@ -108,7 +108,7 @@ def is_worth_another_try(tests: Iterable[str], statuses: Mapping[str, int], shar
 
 
 def failures_told(reports: Iterable[Path], again: Path, checkout: Path) -> list[str]:
-    """What the summary says of each test that failed; `again`: the junit.xml of another try, if one was made."""
+    """What the summary says of each test that failed; `again`: where another try reported, if one did."""
     twice = failed([again], checkout)
     lines = []
     for test, how in failed(reports, checkout).items():
