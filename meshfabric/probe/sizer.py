@@ -19,6 +19,7 @@ from meshfabric.probe.prober import Target, ether_type
 from meshfabric.probe.search import Search, begin, resume
 
 TURN_S = 1.0
+DOWN_S = 5.0  # until a path that was not up is looked at again
 SEQUENCES = 1 << 32
 PATHS_AT_ONCE = 100  # before others have their turn: less than a ms, also when a probe is due on each
 
@@ -68,6 +69,7 @@ def _reached(number: int, other: int) -> bool:
 class _Sized:
     search: Search
     asked: Ask | None = None
+    look_s: float = 0.0  # not before that
 
 
 class Sizer:
@@ -110,7 +112,7 @@ class Sizer:
                 yield
             one = self._sized[path]
             before = one.search
-            if one.asked is not None or now_s >= min(before.due_s, before.raise_s):
+            if now_s >= one.look_s and (one.asked or now_s >= min(before.due_s, before.raise_s)):
                 self._take_turn(one, target, link, now_s)
             self._tell(path, before, one.search)
 
@@ -130,6 +132,7 @@ class Sizer:
 
     def _take_turn(self, one: _Sized, target: Target, link: Link, now_s: float) -> None:
         seen = self._look(target)
+        one.look_s = now_s if seen.up else now_s + DOWN_S
         if one.asked and seen.padded == one.asked.number:
             one.search = one.search.answered(now_s)
         elif one.asked and not one.asked.is_void(seen):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from meshfabric.model.addresses import parse_address
 from meshfabric.probe.prober import Target
 from meshfabric.probe.search import CONFIRM_S, MAX_DOUBTS
-from meshfabric.probe.sizer import PATHS_AT_ONCE, SEQUENCES, TURN_S, Look, Path, Sizer
+from meshfabric.probe.sizer import DOWN_S, PATHS_AT_ONCE, SEQUENCES, TURN_S, Look, Path, Sizer
 
 OURS, THEIRS = parse_address("10.1.1.1"), parse_address("10.1.2.1")
 FLOOR, CEILING = 1320, 1420
@@ -106,7 +106,7 @@ def test_a_path_that_dies_with_a_probe_under_way_is_asked_again_when_it_lives() 
     stand.wires.down.add("mfwg00")
     stand.turn(3)
     stand.wires.down.clear()
-    stand.turn(MAX_DOUBTS)
+    stand.turn(int(DOWN_S / TURN_S) - 3 + MAX_DOUBTS)
     assert stand.wires.told == []
     stand.turn(1)
     assert stand.wires.told == [(RED.path, FLOOR)]
