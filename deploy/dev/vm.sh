@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what runs the tests on whole kernels, as root: vm.sh [6.1|6.12|newest]... Repeating it changes nothing.
 #
-# QEMU comes from the machine's own release. Kernels are Debian's, as they are, and are
+# QEMU comes from the machine's own release. An older one than QEMU_LEAST gets another beside it, from that
+# release's backports, in build/qemu. Kernels are Debian's, as they are, and are
 # only unpacked: build/kernels/NAME holds vmlinuz, lib/modules and, last, `version`.
 #   6.1     bookworm            the oldest that meshfabric supports
 #   6.12    bookworm-backports
@@ -11,7 +12,25 @@ cd "$(dirname "$0")/../.."
 me=vm
 . deploy/dev/debian.sh
 
+# Older ones emulating several CPUs now and then run code that a kernel has changed meanwhile: it dies of "int3".
+QEMU_LEAST=1:8.1
+
 install busybox-static kmod qemu-system-x86
+
+# qemu: a newer QEMU lands in build/qemu, whole or not at all, if the machine's own is too old. It uses the
+# libraries of that one.
+qemu() {
+	place=build/qemu
+	dpkg --compare-versions "$(dpkg-query -W -f '${Version}' qemu-system-x86)" ge "$QEMU_LEAST" && return
+	[ -e "$place" ] && return
+	echo "vm: a newer QEMU into $place"
+	rm -rf "$place.part"
+	mkdir -p "$place.part"
+	enter_suite "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports"
+	unpack_here "$place.part" qemu-system-x86 qemu-system-data seabios
+	leave_suite
+	mv "$place.part" "$place"
+}
 
 # kernel_packages: what the suite's linux-image-amd64 stands for. One package holds it all up to 6.12;
 # later ones are split into linux-base-*, linux-binary-* and linux-modules-*.
@@ -39,6 +58,7 @@ kernel() {
 	mv "$place.part" "$place"
 }
 
+qemu
 for name in "${@:-6.12}"; do
 	case "$name" in
 	6.1) kernel 6.1 bookworm ;;

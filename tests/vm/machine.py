@@ -32,7 +32,7 @@ COMPLAINTS = b"BUG:", b"WARNING:", b"Oops:", b"Call Trace:"
 BEGUN = b"begun"
 """What `main` tells before the command's exit status."""
 BOOTS = 3
-"""A kernel that writes its own code at boot dies of it now and then when QEMU emulates two CPUs at once."""
+"""A kernel changes its own code at boot, and an older QEMU may run what that was before."""
 LAST_WORDS = 60
 """How many lines of the kernel's console are kept, warnings and worse: shown when it dies or complains."""
 
@@ -157,8 +157,7 @@ def check() -> None:
     """Raise what is missing for a VM on this machine."""
     if os.geteuid() != 0:
         raise PermanentError("a VM that sees the machine's files wants root", remedy="run it as root")
-    if not shutil.which(qemu.PROGRAM):
-        raise PermanentError(f"{qemu.PROGRAM} is not installed", remedy="as root: deploy/dev/vm.sh")
+    qemu.program()
 
 
 @contextlib.contextmanager

@@ -1,12 +1,20 @@
-"""The command line of QEMU: a machine emulated in software, which works wherever tests run."""
+"""The command line of QEMU: a machine emulated in software, which works wherever tests run.
 
+It is the one that deploy/dev/vm.sh unpacked, else the machine's own.
+"""
+
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.vm.kernels import Kernel
+from meshfabric.model.errors import PermanentError
+from tests.vm.kernels import CHECKOUT, Kernel
 
-PROGRAM = "qemu-system-x86_64"
+UNPACKED = CHECKOUT / "build" / "qemu" / "usr"
+NAME = "qemu-system-x86_64"
+DATA = ("qemu", "seabios")
+"""The folders of its firmware, beneath share/."""
 STDOUT, STDERR, STATUS, CONSOLE = "stdout", "stderr", "status", "console"
 PORTS = (STDOUT, STDERR, STATUS)
 MEMORY_MIB, CPUS, TIMEOUT_S = 2048, 2, 1800.0
@@ -34,7 +42,7 @@ def command_line(
 
     QEMU ends when the thread ends that started it, whatever ended that (prctl(2), PR_SET_PDEATHSIG).
     """
-    line = ["setpriv", "--pdeathsig=KILL", PROGRAM, "-nodefaults", "-no-user-config", "-no-reboot"]
+    line = ["setpriv", "--pdeathsig=KILL", *program(), "-nodefaults", "-no-user-config", "-no-reboot"]
     line += ["-display", "none", "-nic", "none", "-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", CPU]
     line += ["-smp", str(size.cpus), "-m", str(size.memory_mib)]
     line += ["-kernel", str(kernel.image), "-initrd", f"/proc/self/fd/{initramfs}", "-append", ARGUMENTS]
@@ -47,6 +55,16 @@ def command_line(
         if name in PORTS:
             line += ["-device", f"virtserialport,chardev={name},name={name}"]
     return line
+
+
+def program(unpacked: Path = UNPACKED) -> list[str]:
+    """QEMU and where its firmware is; raises PermanentError."""
+    if unpacked.exists():
+        firmware = [option for folder in DATA for option in ("-L", str(unpacked / "share" / folder))]
+        return [str(unpacked / "bin" / NAME), *firmware]
+    if found := shutil.which(NAME):
+        return [found]
+    raise PermanentError(f"{NAME} is not installed", remedy="as root: deploy/dev/vm.sh")
 
 
 def _share(tag: str, folder: Path, readonly: str) -> list[str]:
