@@ -1,5 +1,7 @@
 """Differentiated services code points, six bits of an IP header, by number and by name."""
 
+import re
+
 from meshfabric.model.errors import InputError
 
 DscpText = str | int
@@ -11,13 +13,14 @@ DSCP_NAMES = {
     "ef": 46,  # RFC 3246, 2.7
     "le": 1,  # RFC 8622, 3
 }
+_NUMBER = re.compile("[0-9]{1,2}")
 _BY_NUMBER = {number: name for name, number in DSCP_NAMES.items()}
 
 
 def parse_dscp(given: DscpText, place: str = "") -> int:
     """`af41`, `EF` or 46; raises `InputError`."""
     word = str(given).strip().lower()
-    number = int(word) if word.isascii() and word.isdecimal() else DSCP_NAMES.get(word)
+    number = int(word) if _NUMBER.fullmatch(word) else DSCP_NAMES.get(word)
     if number is None or number > LAST_DSCP:
         remedy = f"0 to {LAST_DSCP}, or one of {', '.join(DSCP_NAMES)}"
         raise InputError(f"unknown DSCP {given!r}", place=place, remedy=remedy)

@@ -31,6 +31,6 @@ def parse_rate(given: RateText, place: str = "") -> int:
 
 
 def format_rate(rate: int) -> str:
-    """The text with a whole number that parses to the same rate."""
-    unit = next(unit for unit in reversed(UNITS) if rate % UNITS[unit] == 0)
-    return f"{rate // UNITS[unit]}{unit}"
+    """`1.5gbit`; parses to the same rate."""
+    unit = next(unit for unit in reversed(UNITS) if rate >= UNITS[unit])
+    return f"{(Decimal(rate) / UNITS[unit]).normalize():f}{unit}"
