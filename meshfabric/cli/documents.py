@@ -18,6 +18,8 @@ from meshfabric.model.policy import Entity, Policy, cidrs_of, in_force
 from meshfabric.model.policytext import PolicyText
 
 STDIN = "-"
+UNENFORCED = ("workload", "path", "tcp")
+"""Of a class."""
 
 Text = TypeVar("Text", PolicyText, ClassText)
 Checked = TypeVar("Checked")
@@ -88,6 +90,14 @@ def warn_of_nobody(policies: Iterable[Policy], config: FabricRecord | None) -> N
         if servers and not (config and config.kube_apiservers):
             what = "the fabric's config names no kube_apiservers: that entity covers nobody"
             typer.echo(f"warning: {policy.name}: {what}", err=True)
+
+
+def warn_of_unenforced(classes: Iterable[ClassText]) -> None:
+    """Say on stderr what a node keeps and shows, and does not act upon."""
+    for one in classes:
+        found = [field for field in UNENFORCED if getattr(one, field) is not None]
+        if found:
+            typer.echo(f"warning: {one.name}: nothing enforces {', '.join(found)} yet", err=True)
 
 
 def _some(read: Callable[[str, str], list[Text]], text: str, file: str, noun: str) -> list[Text]:

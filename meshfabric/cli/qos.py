@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from meshfabric.cli.ask import SOCKET, Socket, ask_rows
-from meshfabric.cli.documents import File, check, classes_in, read_file
+from meshfabric.cli.documents import File, check, classes_in, read_file, warn_of_unenforced
 from meshfabric.cli.output import Format, Output, print_rows
 from meshfabric.cli.reach import WAIT_S, Options, Timeout, Wait, find, with_options
 from meshfabric.cli.table import NOTHING, Column
@@ -74,7 +74,9 @@ def check_classes(file: File) -> None:
     """
     from meshfabric.cli.classwords import describe
 
-    check(file, lambda text: list(map(read_class, classes_in(text, file))), describe)
+    warn_of_unenforced(
+        check(file, lambda text: classes_in(text, file), lambda text: describe(read_class(text)))
+    )
 
 
 @class_app.command("apply")
@@ -86,6 +88,7 @@ def apply_classes(file: File, options: Options, wait: Wait = False, timeout: Tim
     may be 12. A class of the name of one built in takes its place, and keeps what it does not say.
     """
     classes = classes_in(read_file(file), file)
+    warn_of_unenforced(classes)
     from meshfabric.cli import operator, verbs
     from meshfabric.cli.crowding import refuse_crowd
 

@@ -12,8 +12,7 @@
     path: {prefer: fastest, rtt_ms: 50, loss_percent: 1}
     tcp: {congestion_control: bbr, initial_window: 20, window_clamp: 65536}
 
-What a document of a built-in class leaves out stays as it is built in. What cannot
-be enforced is refused, never ignored.
+What a document of a built-in class leaves out stays as it is built in.
 """
 
 import re
