@@ -37,7 +37,8 @@ def classes(fabric: Lab) -> Iterator[Lab]:
         yield fabric
     finally:
         for name in ("front", "bulk"):
-            everywhere(fabric, Store(fabric).delete(f"classes/{name}"))
+            if Store(fabric).get(f"classes/{name}") is not None:
+                everywhere(fabric, Store(fabric).delete(f"classes/{name}"))
 
 
 def selected(lab: Lab, node: str) -> dict[str, int]:
