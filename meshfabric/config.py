@@ -1,18 +1,20 @@
-"""Files that people write, as checked values: the agent's settings, and policies (pure).
+"""Files that people write, as checked values: the agent's settings, policies and classes (pure).
 
-`model.yamltext` turns text into the types of `model.settings` and
-`model.policytext` and knows the line of everything; here is what the values mean
-together. Every error is one line with `file:line` and a remedy.
+`model.yamltext` turns text into the types of `model.settings`, `model.policytext`
+and `model.classtext` and knows the line of everything; here is what the values
+mean together. Every error is one line with `file:line` and a remedy.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from meshfabric.model.addresses import Address, Network, format_address, is_ipv4, parse_address
+from meshfabric.model.classtext import ClassText, read_class
 from meshfabric.model.errors import InputError
 from meshfabric.model.labels import RESERVED_PREFIX, check_labels
 from meshfabric.model.names import (
@@ -49,9 +51,10 @@ URL = re.compile(r"(https?)://(?:\[([0-9A-Fa-f:.]+)]|([A-Za-z0-9._-]+)):([0-9]{1
 URL_FORM = "write http(s)://host:port, an IPv6 address in brackets"
 LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]*)]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
 DEVICE = re.compile(rf"[^\s/:]{{1,{IFNAMSIZ}}}")  # dev_valid_name() of the kernel
-RULE = re.compile(r"([a-z]+)(?:\[([0-9]+)])?")
+STEP = re.compile("[a-z_]+|[0-9]+")  # of a place: ingress[0], uplink.max
 
 Check = Callable[[Located[Settings]], None]
+Text = TypeVar("Text", PolicyText, ClassText)
 
 
 class Url(NamedTuple):
@@ -75,18 +78,14 @@ def read_policies(text: str, name: str) -> list[PolicyText]:
 
     Raises `InputError`.
     """
-    lines: dict[str, str] = {}
-    policies = []
-    for found in locate_documents(text, name, PolicyText):
-        policy = stamped(found.value)
-        _check_policy(found, policy)
-        if policy.name in lines:
-            raise found.error(
-                f"policy {policy.name!r} is given twice", "name", remedy=f"first in {lines[policy.name]}"
-            )
-        lines[policy.name] = found.at("name")
-        policies.append(policy)
-    return policies
+    found = locate_documents(text, name, PolicyText)
+    stamps = [replace(one, value=stamped(one.value)) for one in found]
+    return _checked(stamps, read_policy, "policy")
+
+
+def read_classes(text: str, name: str) -> list[ClassText]:
+    """Every traffic class in the text, as `read_policies` does it."""
+    return _checked(locate_documents(text, name, ClassText), read_class, "class")
 
 
 def check_reachable_outside(settings: Settings, prefixes: Iterable[Network]) -> None:
@@ -339,13 +338,26 @@ def _check_range(found: Located[Settings], value: float, least: float, most: flo
         raise found.error(f"{'.'.join(map(str, path))} {value}", *path, remedy=f"{least} to {most}")
 
 
-def _check_policy(found: Located[PolicyText], policy: PolicyText) -> None:
-    """`read_policy` names the field by its path; here it becomes a line."""
+def _checked(documents: Iterable[Located[Text]], read: Callable[[Text], object], noun: str) -> list[Text]:
+    """The values of documents that `read` takes, of which no two have the same name."""
+    lines: dict[str, str] = {}
+    texts = []
+    for found in documents:
+        _check_document(found, read)
+        name = found.value.name
+        if name in lines:
+            raise found.error(f"{noun} {name!r} is given twice", "name", remedy=f"first in {lines[name]}")
+        lines[name] = found.at("name")
+        texts.append(found.value)
+    return texts
+
+
+def _check_document(found: Located[Text], read: Callable[[Text], object]) -> None:
+    """`read` names the field by its path; here it becomes a line."""
     try:
-        read_policy(policy)
+        read(found.value)
     except InputError as cause:
-        match = RULE.match(cause.place)
-        path = [part for part in match.groups() if part] if match else []
+        path = STEP.findall(cause.place)
         line = found.at(*(int(part) if part.isdecimal() else part for part in path))
         what = f"{cause.place}: {cause.what}" if cause.place else cause.what
         raise InputError(what, place=line, remedy=cause.remedy) from cause

@@ -13,6 +13,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from meshfabric.model.addresses import parse_address
+from meshfabric.model.classtext import PRIORITIES as PRIORITIES_OF_CLASSES
+from meshfabric.model.classtext import (
+    ClassText,
+    MatchText,
+    PathText,
+    UplinkText,
+    WorkloadText,
+    read_class,
+)
 from meshfabric.model.keyring import GENERATIONS, Keyring
 from meshfabric.model.node import (
     Allocation,
@@ -33,6 +42,7 @@ from meshfabric.model.policytext import (
     PolicyText,
     read_policy,
 )
+from meshfabric.model.qos import TrafficClass
 from meshfabric.model.settings import Encryption, EtcdSettings, Settings, UplinkSettings, WorldMode
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
@@ -242,6 +252,29 @@ def policies(name: str = "p") -> st.SearchStrategy[Policy]:
     return policy_texts(name).map(read_policy)
 
 
+def class_texts(name: str) -> st.SearchStrategy[ClassText]:
+    """A document of a class that workloads may be in."""
+    rates = st.sampled_from([None, "8kbit", "20mbit"])
+    match = st.builds(MatchText, st.sampled_from([["tcp/443"], ["udp/8000-8100", "tcp"]])) | st.builds(
+        MatchText, st.sampled_from([None, ["icmp"]]), st.sampled_from([["ef"], [0, "af41"]])
+    )
+    return st.builds(
+        partial(ClassText, name),
+        select=st.none() | selectors,
+        match=st.none() | st.lists(match, min_size=1, max_size=2),
+        priority=st.none() | st.integers(*PRIORITIES_OF_CLASSES),
+        dscp=st.sampled_from([None, 0, "af41", "ef"]),
+        uplink=st.none() | st.builds(UplinkText, rates, st.sampled_from([None, "80mbit"])),
+        workload=st.none() | st.builds(WorkloadText, rates, rates),
+        path=st.none() | st.builds(PathText, st.sampled_from([None, "fastest", "cheapest"])),
+    )
+
+
+def classes(name: str) -> st.SearchStrategy[TrafficClass]:
+    """The same, checked."""
+    return class_texts(name).map(read_class)
+
+
 def prefixes() -> st.SearchStrategy[tuple[object, ...]]:
     """The fabric's prefixes."""
     return st.lists(st.sampled_from(PREFIXES), max_size=3, unique=True).map(
@@ -281,6 +314,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.ALIVE, NODES, lambda key: st.just(True)),
         (Kind.REVOKED, NODES[1:], lambda key: st.just(True)),
         (Kind.POLICY, ["p", "q", "r", "s"], policies),
+        (Kind.CLASS, ["video", "voice", "bulk", "default"], classes),
         (Kind.ENDPOINT, ADDRESSES, lambda key: endpoints()),
         (Kind.WORKLOAD, LOCAL, workloads),
         (Kind.LINK, DEVICES, links),

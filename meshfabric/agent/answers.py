@@ -148,6 +148,9 @@ class Answers:
     async def _policies(self) -> list[rows.Row]:
         return rows.policy_rows(self._world)
 
+    async def _classes(self) -> list[rows.Row]:
+        return rows.class_rows(self._world)
+
     async def _audits(self) -> list[rows.Row]:
         return self._heard.rows(self._world)
 

@@ -1,6 +1,6 @@
 """What the agent knows across restarts, in its state folder: numbers and the last good world.
 
-    numbers.json    identities, nodes and workloads by number, as pinned maps hold them
+    numbers.json    identities, nodes, workloads and classes by number, as pinned maps hold them
     snapshot.json   the records in force, for a start while etcd is away
 
 An agent may be killed at any time: numbers are written down before anything is applied, so that no

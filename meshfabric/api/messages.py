@@ -56,6 +56,7 @@ class Ask(msgspec.Struct, tag="ask", tag_field="type", frozen=True):
         "keys",
         "policies",
         "audits",
+        "classes",
         "drops",
         "fabric",
         "features",

@@ -34,6 +34,7 @@ COMMANDS = {
     "uplink": Late("uplink", "uplink_app", "This node's ways out, and how traffic is moved off one."),
     "key": Late("key", "key_app", "The keys of the tunnels, and their rotation."),
     "policy": Late("policy", "policy_app", "Who may talk to whom."),
+    "class": Late("qos", "class_app", "Which traffic comes first, and what it may take."),
     "drop": Late("drop", "drop_app", "Packets that were dropped, by reason."),
     "doctor": Late("doctor", "doctor", "Whether this machine has what meshfabric needs."),
     "guard": Late("guard", "guard_app", "What keeps the fabric's packets off other devices, from boot on."),

@@ -25,6 +25,7 @@ Listing = Literal[
     "keys",
     "policies",
     "audits",
+    "classes",
     "drops",
     "features",
 ]

@@ -43,7 +43,7 @@ class Fabric(NamedTuple):
 
 
 async def refuse_cutoff(
-    etcd: Etcd, fabric: str, documents: Sequence[PolicyText], deleted: Sequence[str] = ()
+    etcd: Etcd, fabric: str, documents: Sequence[PolicyText], deleted: Sequence[str]
 ) -> None:
     """Raises `CutoffError` if control traffic that passes now would be denied by what is to be written."""
     known, now = await survey(etcd, fabric), datetime.now(UTC)

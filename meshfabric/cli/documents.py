@@ -1,14 +1,16 @@
-"""Policies out of the files that a person names, each error with its place."""
+"""Policies and classes out of the files that a person names, each error with its place."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from meshfabric.cli.exits import FoundError
+from meshfabric.model.classtext import ClassText
 from meshfabric.model.errors import InputError
 from meshfabric.model.networks import lies_in
 from meshfabric.model.node import FabricRecord
@@ -16,7 +18,11 @@ from meshfabric.model.policy import Entity, Policy, cidrs_of, in_force
 from meshfabric.model.policytext import PolicyText
 
 STDIN = "-"
+UNENFORCED = ("workload", "path", "tcp")
+"""Of a class."""
 
+Text = TypeVar("Text", PolicyText, ClassText)
+Checked = TypeVar("Checked")
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="YAML, several documents if you like; - reads stdin.")
 ]
@@ -32,15 +38,31 @@ def read_file(file: str) -> str:
         raise InputError(f"cannot read it: {cause.strerror}", place=file) from cause
 
 
+def check(
+    file: str, read: Callable[[str], list[Checked]], describe: Callable[[Checked], str]
+) -> list[Checked]:
+    """Say what is in a file, in words; raises `FoundError` if it is wrong."""
+    text = read_file(file)
+    try:
+        found = read(text)
+    except InputError as error:
+        raise FoundError(error.what, place=error.place, remedy=error.remedy) from error
+    typer.echo("\n\n".join(map(describe, found)))
+    return found
+
+
 def policies_in(text: str, file: str) -> list[PolicyText]:
     """The policies of a file, one at least; raises `InputError`."""
     from meshfabric.config import read_policies
 
-    place = "stdin" if file == STDIN else file
-    policies = read_policies(text, place)
-    if not policies:
-        raise InputError("no policy in it", place=place, remedy="begin with name: and select:")
-    return policies
+    return _some(read_policies, text, file, "policy")
+
+
+def classes_in(text: str, file: str) -> list[ClassText]:
+    """The traffic classes of a file, one at least; raises `InputError`."""
+    from meshfabric.config import read_classes
+
+    return _some(read_classes, text, file, "class")
 
 
 def warn_of_expired(policies: Iterable[Policy]) -> None:
@@ -68,3 +90,19 @@ def warn_of_nobody(policies: Iterable[Policy], config: FabricRecord | None) -> N
         if servers and not (config and config.kube_apiservers):
             what = "the fabric's config names no kube_apiservers: that entity covers nobody"
             typer.echo(f"warning: {policy.name}: {what}", err=True)
+
+
+def warn_of_unenforced(classes: Iterable[ClassText]) -> None:
+    """Say on stderr what a node keeps and shows, and does not act upon."""
+    for one in classes:
+        found = [field for field in UNENFORCED if getattr(one, field) is not None]
+        if found:
+            typer.echo(f"warning: {one.name}: nothing enforces {', '.join(found)} yet", err=True)
+
+
+def _some(read: Callable[[str, str], list[Text]], text: str, file: str, noun: str) -> list[Text]:
+    place = "stdin" if file == STDIN else file
+    found = read(text, place)
+    if not found:
+        raise InputError(f"no {noun} in it", place=place, remedy="begin with name: and select:")
+    return found

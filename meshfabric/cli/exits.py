@@ -24,8 +24,8 @@ class Code(IntEnum):
 
 MEANINGS = {
     Code.OK: "done",
-    Code.FOUND: "something was found: wrong by `doctor` or `policy check`, a kernel without a feature, a "
-    "change by `policy diff`",
+    Code.FOUND: "something was found: wrong by `doctor`, `policy check` or `class check`, a kernel without a "
+    "feature, a change by `policy diff`",
     Code.USAGE: "no such command, option or argument",
     Code.INPUT: "a file, a name or a value is wrong or was refused; trying again changes nothing",
     Code.UNAVAILABLE: "the agent or etcd is away, or did not do it in time; trying again may help",

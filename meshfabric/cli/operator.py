@@ -1,18 +1,19 @@
-"""Policies in and out of etcd, as an operator (`reach` says who that is), and what nodes make of them.
+"""Documents in and out of etcd, as an operator (`reach` says who that is), and what nodes make of them.
 
 What the keys are called is the business of `store.keys`, the requests that of
-`store.client`; policies are written all in one transaction or not at all.
+`store.client`; the documents of a file are written all in one transaction or not
+at all. What may not be written is a `Guard`'s business.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from meshfabric.cli.cutoff import refuse_cutoff
 from meshfabric.cli.exits import DeniedError
 from meshfabric.cli.reach import Reach
+from meshfabric.model.classtext import ClassText
 from meshfabric.model.errors import InputError, PermanentError, TemporaryError
 from meshfabric.model.node import FabricRecord
 from meshfabric.model.plan import Table
@@ -24,15 +25,35 @@ from meshfabric.store.settings import Settings
 
 POLL_EVERY_S = 0.2
 NO_REPORT = -1
-POLICIES = keys.RecordKind.POLICY.value
 AUTHENTICATION_FAILED = "etcdserver: authentication failed"
 
 T = TypeVar("T")
+Text = TypeVar("Text", PolicyText, ClassText)
+Guard = Callable[[Etcd, str, Sequence[Text], Sequence[str]], Awaitable[None]]
+"""Raises `MeshfabricError` if a fabric may not have these documents, or be without those of these names."""
+
+
+class Noun(NamedTuple, Generic[Text]):
+    """What people write documents of; nodes make `table` of them."""
+
+    kind: keys.RecordKind
+    text: type[Text]
+    table: Table
+
+    @property
+    def word(self) -> str:
+        """One of them, also the name of its commands."""
+        return keys.DOCUMENTS[self.kind]
+
+
+POLICY = Noun(keys.RecordKind.POLICY, PolicyText, Table.POLICY)
+CLASS = Noun(keys.RecordKind.CLASS, ClassText, Table.WORKLOADS)
 
 
 class Applied(NamedTuple):
-    """What became of each policy (created, changed or unchanged), and the revision that has them all."""
+    """What became of each document (created, changed or unchanged), and the revision that has them all."""
 
+    noun: Noun[Any]
     outcomes: dict[str, str]
     revision: int
 
@@ -59,9 +80,9 @@ class Report(msgspec.Struct, frozen=True):
         if self.revision < applied.revision:
             return "no report" if self.revision == NO_REPORT else f"at {self.revision}"
         for name in applied.outcomes:
-            if why := self.refused.get(f"{POLICIES}/{name}"):
+            if why := self.refused.get(f"{applied.noun.kind.value}/{name}"):
                 return f"refuses {name}: {why}"
-        return self.failing.get(Table.POLICY.value, "")
+        return self.failing.get(applied.noun.table.value, "")
 
 
 def run(reach: Reach, work: Callable[[Etcd], Awaitable[T]]) -> T:
@@ -82,37 +103,40 @@ def run(reach: Reach, work: Callable[[Etcd], Awaitable[T]]) -> T:
         raise
 
 
-async def apply(etcd: Etcd, fabric: str, policies: Sequence[PolicyText], *, force: bool = False) -> Applied:
-    """Make etcd hold these policies; what it has already is not written again.
+async def apply(
+    etcd: Etcd, fabric: str, noun: Noun[Text], texts: Sequence[Text], guard: Guard[Text] | None
+) -> Applied:
+    """Make etcd hold these documents; what it has already is not written again.
 
-    Raises `CutoffError`, and writes nothing, if that cut control traffic and is not forced.
+    Writes nothing if the guard raises.
     """
-    old = await asyncio.gather(*(etcd.read(_key(fabric, policy.name)) for policy in policies))
-    found = [reading.entry for reading in old]
-    outcomes = {policy.name: _outcome(policy, entry) for policy, entry in zip(policies, found, strict=True)}
+    old = await asyncio.gather(*(etcd.read(_key(fabric, noun, text.name)) for text in texts))
+    found: list[Entry | None] = [reading.entry for reading in old]
+    outcomes = {text.name: _outcome(text, entry) for text, entry in zip(texts, found, strict=True)}
     writes = [
-        (policy.name, msgspec.json.encode(policy))
-        for policy in policies
-        if outcomes[policy.name] != "unchanged"
+        (_key(fabric, noun, text.name), msgspec.json.encode(text))
+        for text in texts
+        if outcomes[text.name] != "unchanged"
     ]
-    _check_size(writes)
-    if writes and not force:
-        await refuse_cutoff(etcd, fabric, policies)
-    revision = await etcd.put_many((_key(fabric, name), record) for name, record in writes)
-    return Applied(outcomes, max([revision, *(entry.mod_revision for entry in found if entry)]))
+    _check_size(writes, noun.kind.value)
+    if writes and guard:
+        await guard(etcd, fabric, texts, ())
+    revision = await etcd.put_many(writes)
+    return Applied(noun, outcomes, max([revision, *(entry.mod_revision for entry in found if entry)]))
 
 
-async def read(etcd: Etcd, fabric: str, name: str) -> PolicyText:
-    """One policy as etcd has it; raises `InputError` if there is none or it cannot be read."""
-    entry = await etcd.get(_key(fabric, name))
+async def read(etcd: Etcd, fabric: str, noun: Noun[Text], name: str) -> Text:
+    """One document as etcd has it; raises `InputError` if there is none or it cannot be read."""
+    entry = await etcd.get(_key(fabric, noun, name))
     if entry is None:
-        raise InputError(f"no policy {name!r} in fabric {fabric!r}", remedy="meshfabric policy list")
+        what = f"no {noun.word} {name!r} in fabric {fabric!r}"
+        raise InputError(what, remedy=f"meshfabric {noun.word} list")
     try:
-        return msgspec.json.decode(entry.value, type=PolicyText)
+        return msgspec.json.decode(entry.value, type=noun.text)
     except msgspec.MsgspecError as cause:
         what = f"the record cannot be read: {cause}"
         raise InputError(
-            what, place=f"policy {name}", remedy="apply it again, or use a newer meshfabric"
+            what, place=f"{noun.word} {name}", remedy="apply it again, or use a newer meshfabric"
         ) from cause
 
 
@@ -125,12 +149,12 @@ async def config(etcd: Etcd, fabric: str) -> FabricRecord | None:
         return None
 
 
-async def delete(etcd: Etcd, fabric: str, name: str, *, force: bool = False) -> bool:
-    """Make the policy absent; tell whether it was there. Refuses what `apply` refuses."""
-    key = _key(fabric, name)
+async def delete(etcd: Etcd, fabric: str, noun: Noun[Text], name: str, guard: Guard[Text] | None) -> bool:
+    """Make the document absent; tell whether it was there. Deletes nothing if the guard raises."""
+    key = _key(fabric, noun, name)
     there = await etcd.get(key) is not None
-    if there and not force:
-        await refuse_cutoff(etcd, fabric, (), (name,))
+    if there and guard:
+        await guard(etcd, fabric, (), (name,))
     if there:
         await etcd.delete(key)
     return there
@@ -187,10 +211,10 @@ async def report_of(etcd: Etcd, fabric: str, node: str) -> Report:
         return Report()
 
 
-def _outcome(policy: PolicyText, entry: Entry | None) -> str:
+def _outcome(text: PolicyText | ClassText, entry: Entry | None) -> str:
     if entry is None:
         return "created"
-    return "unchanged" if _plain(entry.value) == _plain(msgspec.json.encode(policy)) else "changed"
+    return "unchanged" if _plain(entry.value) == _plain(msgspec.json.encode(text)) else "changed"
 
 
 def _plain(record: bytes) -> object:
@@ -200,11 +224,11 @@ def _plain(record: bytes) -> object:
         return record
 
 
-def _check_size(writes: Sequence[tuple[str, bytes]]) -> None:
+def _check_size(writes: Sequence[tuple[bytes, bytes]], what: str) -> None:
     if len(writes) > TXN_OPS or sum(len(record) for _, record in writes) > TXN_BYTES // 2:
-        what = f"{len(writes)} policies to write are too many or too long for one transaction of etcd"
+        what = f"{len(writes)} {what} to write are too many or too long for one transaction of etcd"
         raise InputError(what, remedy=f"apply at most {TXN_OPS} at once")
 
 
-def _key(fabric: str, name: str) -> bytes:
-    return keys.policy_key(fabric, name).encode()
+def _key(fabric: str, noun: Noun[Text], name: str) -> bytes:
+    return keys.full_key(fabric, keys.Located(noun.kind, name)).encode()

@@ -1,28 +1,32 @@
 """`meshfabric policy`: who may talk to whom.
 
 What is in force on this node is asked of the agent; what is to be in force is
-written to etcd (`operator`, imported only then: gRPC is slow to import).
+written to etcd (`verbs`, and `operator`, imported only then: gRPC is slow to import).
 """
 
 from typing import Annotated
 
-import msgspec
 import typer
 
 from meshfabric.cli.ask import SOCKET, Socket, ask_rows
 from meshfabric.cli.diff import diff_policies
-from meshfabric.cli.documents import File, policies_in, read_file, warn_of_expired, warn_of_nobody
-from meshfabric.cli.exits import DeniedError, FoundError
-from meshfabric.cli.output import Format, Output, encode, print_rows, working
-from meshfabric.cli.reach import Options, find, with_options
+from meshfabric.cli.documents import (
+    File,
+    check,
+    policies_in,
+    read_file,
+    warn_of_expired,
+    warn_of_nobody,
+)
+from meshfabric.cli.exits import DeniedError
+from meshfabric.cli.output import Format, Output, print_rows
+from meshfabric.cli.reach import WAIT_S, Options, Timeout, Wait, find, with_options
 from meshfabric.cli.table import Column
-from meshfabric.model.errors import InputError
 from meshfabric.model.policy import reaches_outside
 from meshfabric.model.policytext import read_policy
 
 policy_app = typer.Typer()
 
-WAIT_S = 30
 COLUMNS = (
     Column("policy", "POLICY"),
     Column("tier", "TIER", spare=1),
@@ -75,14 +79,7 @@ def check_policies(file: File) -> None:
     """
     from meshfabric.cli.words import describe
 
-    text = read_file(file)
-    try:
-        policies = policies_in(text, file)
-        read = [read_policy(policy) for policy in policies]
-    except InputError as error:
-        raise FoundError(error.what, place=error.place, remedy=error.remedy) from error
-    typer.echo("\n\n".join(map(describe, read)))
-    warn_of_expired(read)
+    warn_of_expired(check(file, lambda text: list(map(read_policy, policies_in(text, file))), describe))
 
 
 policy_app.command("diff")(diff_policies)
@@ -94,10 +91,8 @@ def apply_policies(
     file: File,
     options: Options,
     force: Force = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until every node that is alive has applied it.")
-    ] = False,
-    timeout: Annotated[int, typer.Option(metavar="SECONDS", help="How long to wait.")] = WAIT_S,
+    wait: Wait = False,
+    timeout: Timeout = WAIT_S,
 ) -> None:
     """Write the policies of a file to etcd: all of them, or none if one is wrong.
 
@@ -107,7 +102,8 @@ def apply_policies(
     policies = policies_in(read_file(file), file)
     read = [read_policy(policy) for policy in policies]
     warn_of_expired(read)
-    from meshfabric.cli import operator
+    from meshfabric.cli import operator, verbs
+    from meshfabric.cli.cutoff import refuse_cutoff
 
     reach = find(options)
     if any(map(reaches_outside, read)):
@@ -116,36 +112,25 @@ def apply_policies(
             warn_of_nobody(read, config)
         except DeniedError as error:  # whoever may write policies need not be let read it
             typer.echo(f"warning: whether peers by address are outside is not known: {error.what}", err=True)
-    done = operator.run(reach, lambda etcd: operator.apply(etcd, reach.fabric, policies, force=force))
-    for name, outcome in done.outcomes.items():
-        typer.echo(f"{name}: {outcome}")
-    if wait:
-        with working("waiting until it is in force on every node"):
-            nodes = operator.run(reach, lambda etcd: operator.wait(etcd, reach.fabric, done, timeout))
-        typer.echo(f"in force on {nodes} node{'' if nodes == 1 else 's'} (revision {done.revision})")
+    guard, wait_s = None if force else refuse_cutoff, timeout if wait else None
+    verbs.apply(reach, operator.POLICY, policies, guard, wait_s)
 
 
 @policy_app.command("show")
 @with_options
 def show_policy(name: Name, options: Options, output: Output = Format.YAML) -> None:
     """One policy as it was written, in YAML unless told otherwise; `-o table` says it in words."""
-    from meshfabric.cli import operator
+    from meshfabric.cli import operator, verbs
     from meshfabric.cli.words import describe
 
-    reach = find(options)
-    policy = operator.run(reach, lambda etcd: operator.read(etcd, reach.fabric, name))
-    if output is Format.TABLE:
-        typer.echo(describe(read_policy(policy)))
-    else:
-        typer.echo(encode(msgspec.to_builtins(policy), output))
+    verbs.show(find(options), operator.POLICY, name, output, lambda policy: describe(read_policy(policy)))
 
 
 @policy_app.command("delete")
 @with_options
 def delete_policy(name: Name, options: Options, force: Force = False) -> None:
     """Take a policy out of etcd; one that is not there is no error. Refused as by `apply`."""
-    from meshfabric.cli import operator
+    from meshfabric.cli import operator, verbs
+    from meshfabric.cli.cutoff import refuse_cutoff
 
-    reach = find(options)
-    there = operator.run(reach, lambda etcd: operator.delete(etcd, reach.fabric, name, force=force))
-    typer.echo(f"{name}: {'deleted' if there else 'was not there'}")
+    verbs.delete(find(options), operator.POLICY, name, None if force else refuse_cutoff)

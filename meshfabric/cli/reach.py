@@ -14,6 +14,11 @@ import typer
 from meshfabric.cli.ask import SOCKET, Socket, ask_object
 from meshfabric.model.errors import TemporaryError
 
+WAIT_S = 30
+
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until every node that is alive has applied it.")]
+Timeout = Annotated[int, typer.Option(metavar="SECONDS", help="How long to wait.")]
+
 
 class Options(NamedTuple):
     """The options as given; every field is one of the command line."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from meshfabric.cli import diff, doctor, drop, endpoint, key, node, path, policy
+from meshfabric.cli import diff, doctor, drop, endpoint, key, node, path, policy, qos
 from meshfabric.cli.app import COMMANDS, PROGRAM, load
 from meshfabric.cli.exits import DEBUG_VARIABLE, MEANINGS
 from meshfabric.cli.reach import Options
@@ -34,6 +34,7 @@ LISTINGS: dict[str, Sequence[Column]] = {
     "policy list": policy.COLUMNS,
     "policy audit": policy.AUDITS,
     "policy diff": diff.COLUMNS,
+    "class list": qos.COLUMNS,
     "drop list": drop.COLUMNS,
     "doctor": doctor.COLUMNS,
 }

@@ -238,6 +238,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.ALIVE: _nothing,
     Kind.REVOKED: _by_node,
     Kind.POLICY: _nothing,
+    Kind.CLASS: _nothing,
     Kind.ENDPOINT: _nothing,
     Kind.WORKLOAD: _by_workload,
     Kind.LINK: _by_link,

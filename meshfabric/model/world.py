@@ -21,6 +21,7 @@ from meshfabric.model.labels import Labels, forget_labels
 from meshfabric.model.networks import Networks, network_labels
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, RotationRecord, Uplink, Workload
 from meshfabric.model.policy import Policy, networks_of
+from meshfabric.model.qos import FIRST_OWN_NUMBER, LAST_NUMBER, MAX_OWN, NUMBERS, TrafficClass
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
 from meshfabric.model.tables import FIRST_NODE, WORLD
@@ -41,6 +42,7 @@ class Kind(Enum):
     ALIVE = "alive"  # node name: True
     REVOKED = "revoked"  # node name: True
     POLICY = "policies"  # policy name: Policy
+    CLASS = "classes"  # class name: TrafficClass, of a document
     ENDPOINT = "endpoints"  # Address: Endpoint
     WORKLOAD = "workloads"  # workload name: Workload
     LINK = "links"  # device name: Link
@@ -130,6 +132,7 @@ class World:
         self.alive: dict[str, bool] = {}
         self.revoked: dict[str, bool] = {}
         self.policies: dict[str, Policy] = {}
+        self.classes: dict[str, TrafficClass] = {}
         self.endpoints: dict[Address, Endpoint] = {}
         self.workloads: dict[str, Workload] = {}
         self.links: dict[str, Link] = {}
@@ -143,6 +146,7 @@ class World:
         self.labels: dict[int, Labels] = {}  # identities, the other way round
         self.node_numbers = Numbers(FIRST_NODE, WORLD - 1)
         self.workload_numbers = Numbers(1, FIRST_NODE - 1)
+        self.class_numbers = Numbers(FIRST_OWN_NUMBER, LAST_NUMBER)  # but those of the built-in ones
         self.here: dict[Address, str] = {}  # addresses of local workloads
         self.subjects: Counter[int] = Counter()  # identities of local workloads
         self.selection = Selection()  # policies and labels, by each other
@@ -166,7 +170,8 @@ class World:
     @property
     def numbers_given(self) -> tuple[int, ...]:
         """Differs when any number was given or released since."""
-        return (self.identities.changes, self.node_numbers.changes, self.workload_numbers.changes)
+        tables = (self.identities, self.node_numbers, self.workload_numbers, self.class_numbers)
+        return tuple(numbers.changes for numbers in tables)
 
     def get(self, kind: Kind, key: Hashable) -> Any:
         """What is known of one thing, or None."""
@@ -204,16 +209,23 @@ class World:
         """The number of a label set in use: each was numbered when it came."""
         return self.identities[labels]
 
+    def class_number(self, name: str) -> int:
+        """The number of a class, built in or of a document in force, as it crosses the encryption."""
+        number = NUMBERS.get(name)
+        return self.class_numbers[name] if number is None else number
+
     def pin(
         self,
         identities: Iterable[tuple[Labels, int]],
         nodes: Iterable[tuple[str, int]],
         workloads: Iterable[tuple[str, int]],
+        classes: Iterable[tuple[str, int]] = (),
     ) -> None:
         """Take over the numbers of an earlier run, before the first event."""
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY, identities)
         self.node_numbers = Numbers(FIRST_NODE, WORLD - 1, nodes)
         self.workload_numbers = Numbers(1, FIRST_NODE - 1, workloads)
+        self.class_numbers = Numbers(FIRST_OWN_NUMBER, LAST_NUMBER, classes)
 
     def release_unused(self) -> None:
         """After every source has synced: numbers of an earlier run that nothing claimed are free."""
@@ -221,6 +233,7 @@ class World:
             (self.identities, self._label_uses),
             (self.node_numbers, self._node_uses),
             (self.workload_numbers, {*self.workloads, self.node}),  # the fabric's `self` stays what it was
+            (self.class_numbers, self.classes),
         ):
             for key in [key for key, _ in numbers.items() if key not in used]:
                 numbers.release(key)
@@ -244,6 +257,8 @@ class World:
             self.identities.take(new.labels)
         elif event.kind is Kind.NODE:
             self._take_node(str(event.key))
+        elif event.kind is Kind.CLASS and event.key not in NUMBERS:
+            self._take_class(event.key)
         self._take_networks(networks_named(event.kind, new))
 
     def _take_networks(self, networks: Iterable[Network]) -> None:
@@ -260,6 +275,13 @@ class World:
     def _take_node(self, name: str) -> None:
         if name != self.node:
             self.node_numbers.take(name)
+
+    def _take_class(self, name: Hashable) -> None:
+        """There are few: one of an earlier run that nobody claimed yet makes room."""
+        if self.class_numbers.find(name) is None and len(self.class_numbers) == MAX_OWN:
+            unclaimed = (one for one, _ in self.class_numbers.items() if one not in self.classes)
+            self.class_numbers.release(next(unclaimed, None))
+        self.class_numbers.take(name)
 
     def _reached(self, event: Event) -> tuple[Uplink, ...]:
         """The uplinks of another node that is a member: it has blocks, and was not revoked."""
@@ -284,6 +306,8 @@ class World:
                 self._use_network(network, times)
         if event.kind is Kind.WORKLOAD:
             self._place(event.key, event.value, old)
+        elif event.kind is Kind.CLASS and event.value is None:
+            self.class_numbers.release(event.key)
 
     def _use_node(self, name: str, times: int) -> None:
         if name != self.node and not count(self._node_uses, name, times):

@@ -14,9 +14,12 @@ from meshfabric.compiler.paths import Pair, joined, path_mtu, tunnel_devices
 from meshfabric.compiler.plain import clear_nodes
 from meshfabric.compiler.policies import concerned
 from meshfabric.model.addresses import format_address
+from meshfabric.model.dscp import format_dscp
 from meshfabric.model.labels import format_labels, format_selector
 from meshfabric.model.node import NodeRecord, Uplink
 from meshfabric.model.policy import Action, Policy, Rule, format_expiry, format_rule, format_tier
+from meshfabric.model.ports import format_ports
+from meshfabric.model.qos import Match, TrafficClass, all_classes, base_class, in_order, selects
 from meshfabric.model.tables import DROPS, PathState, Reason
 from meshfabric.model.world import World
 from meshfabric.observe.reasons import MEANING
@@ -228,6 +231,50 @@ def _rule_texts(policy: Policy, direction: str) -> list[tuple[Action, str, datet
     if getattr(policy, f"{direction}_default") is Action.ALLOW:
         texts.append((Action.ALLOW, "anything else", policy.expires))
     return texts or [(Action.ALLOW, "nothing", policy.expires)]
+
+
+def class_rows(world: World) -> list[Row]:
+    """One row a class, built in or of a document, as they are asked about a packet; rates in bit/s.
+
+    `selected` are the workloads of this node all or some of whose packets are in it.
+    """
+    classes = all_classes(world.classes)
+    selected = Counter[str]()
+    for labels, workloads in Counter(one.labels for one in world.workloads.values()).items():
+        base = base_class(classes.values(), labels)
+        partly = (one.name for one in classes.values() if one.matches and selects(one, labels))
+        selected.update(dict.fromkeys((base, *partly), workloads))
+    return [_class_row(world, one, selected[one.name]) for one in in_order(classes.values())]
+
+
+def _class_row(world: World, one: TrafficClass, selected: int) -> Row:
+    return {
+        "class": one.name,
+        "number": world.class_number(one.name),
+        "origin": "document" if one.name in world.classes else "built in",
+        "select": "" if one.select is None else format_selector(one.select),
+        "match": [_format_match(match) for match in one.matches],
+        "priority": one.priority,
+        "dscp": one.dscp,
+        "guaranteed": one.guaranteed or None,
+        "max": one.most or None,
+        "egress": one.egress or None,
+        "ingress": one.ingress or None,
+        "prefer": one.prefer.value,
+        "rtt_ms": one.rtt_ms or None,
+        "loss_percent": one.loss_percent or None,
+        "congestion_control": one.tcp.congestion_control,
+        "initial_window": one.tcp.initial_window or None,
+        "window_clamp": one.tcp.window_clamp or None,
+        "selected": selected,
+    }
+
+
+def _format_match(match: Match) -> str:
+    """`tcp/443, udp/53`, `dscp ef`, or both."""
+    ports = ", ".join(map(format_ports, match.ports or ()))
+    dscp = ", ".join(map(format_dscp, match.dscp or ()))
+    return " with ".join(filter(None, (ports, f"dscp {dscp}" if dscp else "")))
 
 
 def drop_rows(counters: Mapping[Reason, tuple[int, int]]) -> list[Row]:

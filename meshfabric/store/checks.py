@@ -7,7 +7,7 @@ business of `store.rights` and `store.claims`.
 
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from meshfabric.model.addresses import (
     parse_network,
     prefix_of,
 )
+from meshfabric.model.classtext import ClassText, read_class
 from meshfabric.model.errors import InputError
 from meshfabric.model.keyring import GENERATIONS, MAX_EPOCH, Keyring, generation_of
 from meshfabric.model.labels import MAX_LABELS, check_labels
@@ -42,14 +43,12 @@ from meshfabric.model.node import (
     Tunnel,
     Uplink,
 )
-from meshfabric.model.policy import Policy
-from meshfabric.model.policytext import PolicyText
-from meshfabric.model.policytext import read_policy as read_policy_text
+from meshfabric.model.policytext import PolicyText, read_policy
 from meshfabric.model.ports import MAX_PORT, parse_ports
 from meshfabric.model.tables import MAX_EXPOSED, MAX_PREFIXES
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.store.claims import last_address
-from meshfabric.store.keys import Located, RecordKind, Refusal, printable
+from meshfabric.store.keys import DOCUMENTS, Located, RecordKind, Refusal, printable
 from meshfabric.store.rights import ANY, KINDS, Grant, Span, check_given
 
 MAX_RECORD_BYTES = 64 * 1024
@@ -83,6 +82,7 @@ _DECODERS: dict[RecordKind, Any] = {
     RecordKind.ALLOCATION: msgspec.json.Decoder(AllocationRecord),
     RecordKind.GRANT: msgspec.json.Decoder(GrantRecord),
     RecordKind.POLICY: msgspec.json.Decoder(PolicyText),
+    RecordKind.CLASS: msgspec.json.Decoder(ClassText),
     RecordKind.NODE: msgspec.json.Decoder(NodeRecord),
     RecordKind.ROTATION: msgspec.json.Decoder(RotationRecord),
     RecordKind.ENDPOINT: msgspec.json.Decoder(EndpointRecord),
@@ -311,11 +311,15 @@ def _check_tunnel(tunnel: Tunnel, place: str) -> None:
         raise InputError("the public key is not 32 bytes in base64", place=place)
 
 
-def read_policy(name: str, record: PolicyText) -> Policy:
-    """The checked policy."""
-    if record.name != name:
-        raise InputError(f"the record names policy {record.name!r}, its key {name!r}")
-    return read_policy_text(record)
+def _document(kind: RecordKind, read: Callable[[Any], Any]) -> Callable[[str, Any], Any]:
+    """A reader of what people write, whose name is that of its key."""
+
+    def checked(name: str, record: Any) -> Any:
+        if record.name != name:
+            raise InputError(f"the record names {DOCUMENTS[kind]} {record.name!r}, its key {name!r}")
+        return read(record)
+
+    return checked
 
 
 def read_endpoint(record: EndpointRecord) -> EndpointRecord:
@@ -336,7 +340,8 @@ _READERS: Mapping[RecordKind, Any] = {
     RecordKind.CONFIG: lambda _, record: read_config(record),
     RecordKind.ALLOCATION: lambda _, record: read_allocation(record),
     RecordKind.GRANT: lambda _, record: read_grant(record),
-    RecordKind.POLICY: read_policy,
+    RecordKind.POLICY: _document(RecordKind.POLICY, read_policy),
+    RecordKind.CLASS: _document(RecordKind.CLASS, read_class),
     RecordKind.NODE: read_node,
     RecordKind.ROTATION: lambda _, record: read_rotation(record),
     RecordKind.ENDPOINT: lambda _, record: read_endpoint(record),

@@ -1,10 +1,11 @@
 """Who came first: things that only one holder may have, claimed by several (pure).
 
-A thing is an address block, a tunnel's public key or a floating address. Every
-record that is well-formed claims what it names, whether it is in force or not;
-a thing belongs to the earliest claim that is still upheld, and a record is in
-force only if all that it names belongs to its writer. So the winner follows
-from the records alone, not from the order in which they were read.
+A thing is an address block, a tunnel's public key or a floating address; the few
+numbers of classes are one thing that several have. Every record that is
+well-formed claims what it names, whether it is in force or not; a thing belongs
+to the earliest claim that is still upheld, and a record is in force only if all
+that it names belongs to its writer. So the winner follows from the records
+alone, not from the order in which they were read.
 
 "Earliest" is the store's revision at which the record began to name the thing,
 as far as this agent has seen: rewriting a record does not give its claims up.
@@ -54,6 +55,10 @@ class Claims(Generic[Thing]):
         """Whom the thing belongs to, seen by one who claims it: the holder itself or a rival."""
         mine = self._since(thing, holder)
         return min(self.on(thing), default=(mine, holder))[1]
+
+    def among_first(self, holder: str, thing: Thing, several: int) -> bool:
+        """Whether a claimant is one of the several whom the thing belongs to."""
+        return holder in {name for _, name in sorted(self.on(thing))[:several]}
 
     def since(self, holder: str) -> int:
         """The earliest revision at which the holder claimed anything that it claims now."""

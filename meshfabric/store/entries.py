@@ -1,4 +1,4 @@
-"""The records that come by the thousand at most: config, allocations, grants, policies, nodes (pure).
+"""The records that come by the thousand at most: all but endpoints and marks (pure).
 
 Each is judged against the records before it in `ORDER`, and against the claims
 of others. `latest` is the newest that is good in itself, `good` the one in
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from meshfabric.model import qos
 from meshfabric.model.addresses import Address, Network, host_prefix, parse_address, prefix_of
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import Allocation, NodeRecord
@@ -25,9 +26,12 @@ ORDER = (
     RecordKind.GRANT,
     RecordKind.NODE,
     RecordKind.POLICY,
+    RecordKind.CLASS,
     RecordKind.ROTATION,
 )
 BY_CONFIG = (RecordKind.ALLOCATION, RecordKind.GRANT, RecordKind.NODE)
+CLASS_NUMBER = "class number"
+"""What every class that is not built in claims; `qos.MAX_OWN` have one."""
 
 
 class Entry(msgspec.Struct):
@@ -53,7 +57,7 @@ class Entries:
         self._dirty: dict[RecordKind, set[str]] = {kind: set() for kind in ORDER}
         self._before: dict[Located, Fact | None] = {}
         self._unseen: set[Located] = set()
-        self._blocks, self._keys = BlockClaims(), Claims[bytes]()
+        self._blocks, self._keys, self._numbers = BlockClaims(), Claims[bytes](), Claims[str]()
         self._spans: tuple[Span, ...] = ()  # of the fabric's prefixes
         self._rights: dict[str, Rights] = {}
 
@@ -94,9 +98,9 @@ class Entries:
             if new is not old:
                 yield key, old, new
 
-    def count(self, kind: RecordKind) -> int:
-        """How many are in force."""
-        return sum(entry.good is not None for entry in self._entries[kind].values())
+    def in_force(self, kind: RecordKind) -> set[str]:
+        """The names of those in force."""
+        return {name for name, entry in self._entries[kind].items() if entry.good is not None}
 
     def records(self) -> Iterator[tuple[Located, Fact]]:
         """Every record in force, in the order in which they depend on each other."""
@@ -177,6 +181,8 @@ class Entries:
                     self._check_inside(fact.value.pools, "pool")
                 case RecordKind.NODE:
                     self._check_node(key.name, fact.value)
+                case RecordKind.CLASS:
+                    self._check_class(key.name)
         except InputError as cause:
             return str(cause)
         return ""
@@ -207,6 +213,11 @@ class Entries:
             if owner != name:
                 raise InputError(f"a public key is that of node {owner}", remedy=f"make new keys on {name}")
 
+    def _check_class(self, name: str) -> None:
+        if name not in qos.BUILT_IN and not self._numbers.among_first(name, CLASS_NUMBER, qos.MAX_OWN):
+            what = f"there are {qos.MAX_OWN} classes already beside those built in"
+            raise InputError(what, remedy="delete one of them, or this one")
+
     def _claim(self, key: Located, entry: Entry | None) -> None:
         """Renew what the writer of a record claims; rivals are judged again."""
         claims = self._claims(key.kind)
@@ -221,6 +232,7 @@ class Entries:
         tables: dict[RecordKind, Claims[object]] = {
             RecordKind.ALLOCATION: self._blocks,  # type: ignore[dict-item]  # things go where they came from
             RecordKind.NODE: self._keys,  # type: ignore[dict-item]  # likewise
+            RecordKind.CLASS: self._numbers,  # type: ignore[dict-item]  # likewise
         }
         return tables.get(kind)
 
@@ -248,4 +260,6 @@ class Entries:
 def _things(fact: Fact) -> list[object]:
     if isinstance(fact.value, Allocation):
         return [prefix_of(block) for block in fact.value.blocks]
+    if isinstance(fact.value, qos.TrafficClass):
+        return [] if fact.value.name in qos.BUILT_IN else [CLASS_NUMBER]
     return list(tunnel_keys(fact.value))

@@ -16,6 +16,7 @@ ALWAYS_ALLOWED = {
     Kind.NODE: 2,
     Kind.ALLOCATION: 2,
     Kind.POLICY: 10,
+    Kind.CLASS: 3,
     Kind.PREFIXES: 0,  # there is one, and all else hangs on it
     Kind.APISERVERS: 0,  # of the same record
     Kind.EXPOSED: 0,
@@ -26,6 +27,7 @@ NAMES = {
     Kind.NODE: "nodes",
     Kind.ALLOCATION: "allocations",
     Kind.POLICY: "policies",
+    Kind.CLASS: "classes",
     Kind.PREFIXES: "config",
 }
 RELEASE = "meshfabric store release"

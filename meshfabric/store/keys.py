@@ -4,6 +4,7 @@
                                   allocations/<node>            written by operators
                                   grants/<node>
                                   policies/<name>
+                                  classes/<name>
                                   revoked/<node>
                                   rotation
                                   nodes/<node>                  written by that node
@@ -36,6 +37,7 @@ class RecordKind(Enum):
     GRANT = "grants"
     REVOKED = "revoked"
     POLICY = "policies"
+    CLASS = "classes"
     ROTATION = "rotation"
     NODE = "nodes"
     ALIVE = "nodes/alive"
@@ -51,14 +53,17 @@ NAMED = {
         RecordKind.GRANT,
         RecordKind.REVOKED,
         RecordKind.POLICY,
+        RecordKind.CLASS,
         RecordKind.NODE,
     )
 }
 """Folders whose keys are just a name."""
+DOCUMENTS = {RecordKind.POLICY: "policy", RecordKind.CLASS: "class"}
+"""What people write, and what they call one; other keys begin with a node's name."""
 
 
 class Located(NamedTuple):
-    """A parsed key. `name` is the node or the policy; `address` only of endpoints."""
+    """A parsed key. `name` is the node, policy or class; `address` only of endpoints."""
 
     kind: RecordKind
     name: str = ""
@@ -88,8 +93,8 @@ def listing_ranges(fabric: str) -> tuple[str, ...]:
     order makes nothing wait; any other order ends in the same world.
     """
     state = state_prefix(fabric)
-    order = ("config", "rotation", "allocations/", "grants/", "revoked/", "policies/", "nodes/", "endpoints/")
-    return tuple(state + folder for folder in order)
+    order = ("config", "rotation", "allocations/", "grants/", "revoked/", "policies/", "classes/")
+    return tuple(state + folder for folder in (*order, "nodes/", "endpoints/"))
 
 
 def config_key(fabric: str) -> str:
@@ -140,7 +145,7 @@ def endpoint_key(fabric: str, node: str, address: Address) -> str:
 def full_key(fabric: str, located: Located) -> str:
     """The key that parses to `located`; raises `InputError` for a bad name."""
     if located.kind not in SINGLE:
-        check_name(located.name, "policy" if located.kind is RecordKind.POLICY else "node")
+        check_name(located.name, DOCUMENTS.get(located.kind, "node"))
     return state_prefix(fabric) + path_of(located)
 
 

@@ -1,12 +1,13 @@
 """What must not change by a restart: numbers that pinned maps hold, and workloads that run on.
 
-    numbers.json     identities, nodes and workloads by number (`World.pin`)
+    numbers.json     identities, nodes, workloads and classes by number (`World.pin`)
     workloads.json   what is attached to this node, so that a restart adopts it
 
 Both are small; a file that is broken, or an entry that makes no sense, is left
 out with a warning, and what it told is found out or chosen anew.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from meshfabric.model.errors import InputError
 from meshfabric.model.labels import Labels, make_labels
 from meshfabric.model.names import IFNAMSIZ, NAME, WORKLOAD
 from meshfabric.model.portnames import port_labels
+from meshfabric.model.qos import FIRST_OWN_NUMBER, LAST_NUMBER
 from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.world import FIRST_IDENTITY, LAST_IDENTITY, World
 from meshfabric.store.files import warn, write_whole
@@ -38,6 +40,7 @@ class Pinned(NamedTuple):
     identities: list[tuple[Labels, int]]
     nodes: list[tuple[str, int]]
     workloads: list[tuple[str, int]]
+    classes: list[tuple[str, int]]
 
 
 class AttachedWorkload(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,6 +68,7 @@ class _NumbersFile(msgspec.Struct):
     identities: list[tuple[dict[str, str], int]] = []
     nodes: dict[str, int] = {}
     workloads: dict[str, int] = {}
+    classes: dict[str, int] = {}
 
 
 class _WorkloadsFile(msgspec.Struct):
@@ -77,8 +81,10 @@ def save_numbers(path: Path, world: World) -> None:
     file = _NumbersFile(
         VERSION,
         [(dict(labels), number) for labels, number in world.identities.items()],  # type: ignore[call-overload]  # label sets are pairs
-        {str(name): number for name, number in world.node_numbers.items()},
-        {str(name): number for name, number in world.workload_numbers.items()},
+        *(
+            {str(name): number for name, number in numbers.items()}
+            for numbers in (world.node_numbers, world.workload_numbers, world.class_numbers)
+        ),
     )
     write_whole(path, [msgspec.json.encode(file)])
 
@@ -87,19 +93,18 @@ def load_numbers(path: Path) -> Pinned:
     """The numbers of an earlier run; nothing if there was none, warnings for what makes no sense."""
     file = _read(path, _NumbersFile, NUMBERS_LOST)
     if file is None:
-        return Pinned([], [], [])
+        return Pinned([], [], [], [])
     identities = [
         (labels, number) for pairs, number in file.identities if (labels := _labels(pairs)) is not None
     ]
-    nodes = [(name, number) for name, number in file.nodes.items() if NAME.fullmatch(name)]
-    workloads = [(name, number) for name, number in file.workloads.items() if WORKLOAD.fullmatch(name)]
     pinned = Pinned(
         _sound(identities, FIRST_IDENTITY, LAST_IDENTITY),
-        _sound(nodes, FIRST_NODE, WORLD - 1),
-        _sound(workloads, 1, FIRST_NODE - 1),
+        _sound(_named(file.nodes, NAME), FIRST_NODE, WORLD - 1),
+        _sound(_named(file.workloads, WORKLOAD), 1, FIRST_NODE - 1),
+        _sound(_named(file.classes, NAME), FIRST_OWN_NUMBER, LAST_NUMBER),
     )
-    given = len(file.identities) + len(file.nodes) + len(file.workloads)
-    lost = given - len(pinned.identities) - len(pinned.nodes) - len(pinned.workloads)
+    given = len(file.identities) + len(file.nodes) + len(file.workloads) + len(file.classes)
+    lost = given - sum(len(taken) for taken in pinned)
     if lost:
         warn(path, f"{lost} entries make no sense", NUMBERS_LOST)
     return pinned
@@ -169,6 +174,10 @@ def _labels(pairs: dict[str, str]) -> Labels | None:
         return make_labels(pairs)
     except InputError:
         return None
+
+
+def _named(numbers: dict[str, int], form: re.Pattern[str]) -> list[tuple[str, int]]:
+    return [(name, number) for name, number in numbers.items() if form.fullmatch(name)]
 
 
 def _sound(pairs: list[tuple[_Key, int]], first: int, last: int) -> list[tuple[_Key, int]]:

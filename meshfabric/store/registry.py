@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from meshfabric.model.qos import BUILT_IN, MAX_OWN
 from meshfabric.model.world import Event, Kind
 from meshfabric.store.checks import Fact, read_apiservers, read_exposed, read_record
 from meshfabric.store.endpoints import Endpoints
@@ -37,6 +38,7 @@ EVENTS = {
     RecordKind.NODE: Kind.NODE,
     RecordKind.ALIVE: Kind.ALIVE,
     RecordKind.POLICY: Kind.POLICY,
+    RecordKind.CLASS: Kind.CLASS,
     RecordKind.ROTATION: Kind.ROTATION,
     RecordKind.ENDPOINT: Kind.ENDPOINT,
 }
@@ -44,6 +46,14 @@ EVENTS = {
 PARTS = {Kind.EXPOSED: read_exposed, Kind.APISERVERS: read_apiservers}
 """What else the world hears of a config record."""
 RANK = {kind: rank for rank, kind in enumerate((*EVENTS.values(), *PARTS))}
+COUNTED = (
+    RecordKind.CONFIG,
+    RecordKind.ALLOCATION,
+    RecordKind.NODE,
+    RecordKind.POLICY,
+    RecordKind.CLASS,
+)
+"""Of which, beside endpoints, a great loss is held."""
 MARKS = (RecordKind.REVOKED, RecordKind.ALIVE)
 """Their being there says all; a tombstone cuts whatever is written on it."""
 
@@ -276,6 +286,8 @@ class Registry:
                 lost.append(change)
         if lost and self._keeps(lost):
             lost = self._keep(lost)
+        if any(change.kind is Kind.CLASS for change in shown):
+            lost += self._crowded_out()
         if not self._early:
             self.held = describe(_tally(self._gone), self._known(())) if self._gone else ""
         return _ordered([*shown, *lost])
@@ -294,12 +306,19 @@ class Registry:
         self._gone |= {(change.kind, change.key): change.old for change in kept}
         return [] if self._early else [change for change in lost if change.kind not in ALWAYS_ALLOWED]
 
+    def _crowded_out(self) -> list[_Change]:
+        """Classes that are kept back yield to others in force: there are only so many numbers."""
+        kept = sorted(str(key) for kind, key in self._gone if kind is Kind.CLASS and key not in BUILT_IN)
+        beyond = len(kept) + len(self._entries.in_force(RecordKind.CLASS) - BUILT_IN.keys()) - MAX_OWN
+        yielding = kept[: max(beyond, 0)]
+        return [_Change(Kind.CLASS, name, self._gone.pop((Kind.CLASS, name)), None) for name in yielding]
+
     def _known(self, lost: Iterable[_Change]) -> Counter[Kind]:
         """How many of each kind the world had before these were lost."""
         known = Counter(change.kind for change in lost) + _tally(self._gone)
         known[Kind.ENDPOINT] += len(self._endpoints.in_force)
-        for kind in (RecordKind.CONFIG, RecordKind.ALLOCATION, RecordKind.NODE, RecordKind.POLICY):
-            known[EVENTS[kind]] += self._entries.count(kind)
+        for kind in COUNTED:
+            known[EVENTS[kind]] += len(self._entries.in_force(kind))
         return known
 
 
@@ -316,10 +335,12 @@ def _tally(gone: Iterable[tuple[Kind, Hashable]]) -> Counter[Kind]:
 
 
 def _ordered(changes: Iterable[_Change]) -> list[Event]:
+    """What is made, then what is removed; but classes make room for others, as they have few numbers."""
     events = [Event(kind, key, new) for kind, key, _, new in changes]
     made = sorted((event for event in events if event.value is not None), key=lambda one: RANK[one.kind])
     removed = sorted((event for event in events if event.value is None), key=lambda one: -RANK[one.kind])
-    return made + removed
+    room = [event for event in removed if event.kind is Kind.CLASS]
+    return room + made + [event for event in removed if event.kind is not Kind.CLASS]
 
 
 def _bytes(key: bytes | str) -> bytes:

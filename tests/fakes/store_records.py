@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from meshfabric.model import qos
 from meshfabric.model.addresses import format_address
 from meshfabric.model.errors import InputError
 from meshfabric.model.node import Endpoint, NodeKind
@@ -31,6 +32,7 @@ TABLES = (
     Kind.ALIVE,
     Kind.REVOKED,
     Kind.POLICY,
+    Kind.CLASS,
     Kind.ENDPOINT,
 )
 
@@ -164,6 +166,7 @@ class _Slow:
             Kind.ALIVE: self._of(RecordKind.ALIVE, lambda *_: True),
             Kind.REVOKED: self._of(RecordKind.REVOKED, lambda *_: True),
             Kind.POLICY: self._of(RecordKind.POLICY, lambda *_: True),
+            Kind.CLASS: self._of(RecordKind.CLASS, self._class_fits),
             Kind.ENDPOINT: self._endpoints(),
         }
 
@@ -206,6 +209,12 @@ class _Slow:
                 return False
         addresses = [text for uplink in fact.value.uplinks for text in uplink.addresses]
         return self._granted(key.name, fact.value.labels) and not any(map(self._in_fabric, addresses))
+
+    def _class_fits(self, key: Located, fact: checks.Fact) -> bool:
+        """Few have a number beside those built in: the first that came."""
+        own = [one for one in self._rivals(key) if one[1] not in qos.BUILT_IN]
+        before = [name for at, name, _ in own if (at, name) < (fact.revision, key.name)]
+        return key.name in qos.BUILT_IN or len(before) < qos.MAX_OWN
 
     def _in_fabric(self, text: str) -> bool:
         return any(_holds(prefix, text) for prefix in self._prefixes)

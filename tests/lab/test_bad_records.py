@@ -64,6 +64,7 @@ def test_what_strangers_write_is_refused_by_name_and_counted(fabric: Lab) -> Non
         "policies/other": ({"name": "else", "select": "app=web", "ingress": []}, "names policy 'else'"),
         "policies/newer": (NEWER, "written for a newer agent.*upgrade this one"),
         "policies/port": ({"name": "port", "select": "", "ingress": [{"ports": ["tcp/0"]}]}, "out of range"),
+        "classes/pace": ({"name": "pace", "uplink": {"max": "1mbps"}}, "uplink.max: cannot read rate"),
         "allocations/thief": ({"blocks": ["10.64.4.0/25"]}, "overlaps a block of node kube2"),
         "allocations/alien": ({"blocks": ["192.0.2.0/24"]}, "in no prefix of the fabric"),
         "nodes/twin": (twin, "a public key is that of node kube2"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from meshfabric.compiler.step import compile_plan, step
 from meshfabric.model.addresses import Network
 from meshfabric.model.networks import Cidr, network_labels
+from meshfabric.model.qos import BUILT_IN, FIRST_OWN_NUMBER, LAST_NUMBER
 from meshfabric.model.settings import Settings
 from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.world import FIRST_IDENTITY, Event, Kind, Numbers, World
@@ -24,9 +25,9 @@ def pinned_like(world: World) -> World:
     return fresh
 
 
-def numbers_of(world: World) -> tuple[Numbers, Numbers, Numbers]:
-    """Identities, nodes, workloads: the order of `World.pin`."""
-    return world.identities, world.node_numbers, world.workload_numbers
+def numbers_of(world: World) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Identities, nodes, workloads, classes: the order of `World.pin`."""
+    return world.identities, world.node_numbers, world.workload_numbers, world.class_numbers
 
 
 def told_anew(world: World, dice: Random) -> list[Event]:
@@ -61,11 +62,10 @@ def test_numbers_that_nothing_claims_are_free_after_the_first_sync(
     plan = compile_plan(again)
     again.release_unused()
     assert compile_plan(again) == plan
-    identities, nodes, workloads = (set(dict(numbers.items())) for numbers in numbers_of(again))
-    assert [identities, nodes, workloads | {again.node}] == [
-        *in_use(again)[:2],
-        {*again.workloads, again.node},
-    ]
+    identities, nodes, workloads, classes = (set(dict(numbers.items())) for numbers in numbers_of(again))
+    used = in_use(again)
+    assert [identities, nodes, classes] == [used[0], used[1], used[3]]
+    assert workloads | {again.node} == {*again.workloads, again.node}
 
 
 def in_use(world: World) -> list[set[Hashable]]:
@@ -74,7 +74,8 @@ def in_use(world: World) -> list[set[Hashable]]:
     labels |= {workload.labels for workload in world.workloads.values()}
     labels |= set(map(network_labels, named_outside(world)))
     nodes: set[Hashable] = {*world.nodes, *(endpoint.node for endpoint in world.endpoints.values())}
-    return [labels, nodes - {world.node}, set(world.workloads)]
+    classes: set[Hashable] = set(world.classes.keys() - BUILT_IN.keys())
+    return [labels, nodes - {world.node}, set(world.workloads), classes]
 
 
 def named_outside(world: World) -> set[Network]:
@@ -93,6 +94,7 @@ def test_what_is_in_use_keeps_its_number(given: Settings, happened: list[Event])
         lambda number: number >= FIRST_IDENTITY,
         lambda number: FIRST_NODE <= number < WORLD,
         lambda number: 1 <= number < FIRST_NODE,
+        lambda number: FIRST_OWN_NUMBER <= number <= LAST_NUMBER,
     ]
     for event in happened:
         before = [dict(numbers.items()) for numbers in numbers_of(world)]

@@ -30,6 +30,7 @@ SHOWN = (
     "policy list",
     "policy audit",
     "policy diff --delete ghost",
+    "class list",
     "drop list",
     "doctor",
 )
@@ -68,7 +69,16 @@ def test_every_golden_file_belongs_to_a_case() -> None:
 
 @pytest.mark.parametrize(
     "shown",
-    ["node list", "endpoint list", "path list", "uplink list", "key list", "policy list", "drop list"],
+    [
+        "node list",
+        "endpoint list",
+        "path list",
+        "uplink list",
+        "key list",
+        "policy list",
+        "class list",
+        "drop list",
+    ],
 )
 def test_nothing_to_list(tmp_path: Path, shown: str) -> None:
     nothing: dict[str, list[object]] = {subject: [] for subject in ANSWERS}

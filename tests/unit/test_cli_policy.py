@@ -5,18 +5,18 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from meshfabric.cli.app import app
 from meshfabric.cli.exits import Code
 from meshfabric.store.client import TXN_OPS
 from meshfabric.store.keys import alive_key, config_key, policy_key, report_key, state_prefix
 from tests.etcd import Server, StartEtcd, make_certificates
 from tests.fakes.agent import answering
 from tests.fakes.agent_rows import FABRIC
+from tests.operating import command, documents, run
 from tests.patience import DEADLINE_S
 
 pytest_plugins = ["tests.etcd"]
@@ -50,20 +50,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: object, stdin: str = "", **environment: str) -> Result:
-    return CliRunner(env={"COLUMNS": None, **environment}).invoke(app, list(map(str, arguments)), input=stdin)
-
-
-def policy(server: Server, fabric: str, verb: str, *arguments: object, stdin: str = "") -> Result:
-    """Run `meshfabric policy` against a server."""
-    return run("policy", verb, *arguments, "--etcd", server.endpoint, "--fabric", fabric, stdin=stdin)
-
-
-def stored(server: Server, fabric: str) -> dict[str, str]:
-    """What etcd holds below the fabric's policies, by name."""
-    prefix = f"{state_prefix(fabric)}policies/"
-    lines = server.ctl("get", "--prefix", prefix).splitlines()
-    return {key.removeprefix(prefix): value for key, value in zip(lines[::2], lines[1::2], strict=True)}
+policy = partial(command, "policy")
+stored = partial(documents, "policies")
 
 
 def test_check_says_it_in_words(file: Path) -> None:

@@ -26,6 +26,7 @@ def test_the_keys_of_listings_are_those_of_the_rows() -> None:
         "key": "keys",
         "policy": "policies",
         "policy audit": "audits",
+        "class": "classes",
         "drop": "drops",
     }
     for name, columns in LISTINGS.items():

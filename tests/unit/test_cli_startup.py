@@ -25,6 +25,8 @@ QUICK = (
     "endpoint list -o json",
     "policy list",
     "policy --help",
+    "class list",
+    "class --help",
     "drop list",
     "doctor",
     "store release",

@@ -16,6 +16,7 @@ BUILT = {
     keys.allocation_key("lab", "a"): Located(RecordKind.ALLOCATION, "a"),
     keys.grant_key("lab", "a"): Located(RecordKind.GRANT, "a"),
     keys.policy_key("lab", "web-to-db"): Located(RecordKind.POLICY, "web-to-db"),
+    keys.full_key("lab", Located(RecordKind.CLASS, "video")): Located(RecordKind.CLASS, "video"),
     keys.revoked_key("lab", "a"): Located(RecordKind.REVOKED, "a"),
     keys.node_key("lab", "rack1.a"): Located(RecordKind.NODE, "rack1.a"),
     keys.alive_key("lab", "a"): Located(RecordKind.ALIVE, "a"),
@@ -96,6 +97,8 @@ def test_builders_refuse_bad_names() -> None:
         keys.state_prefix("")
     with pytest.raises(InputError, match="policy"):
         keys.policy_key("lab", "x y")
+    with pytest.raises(InputError, match="class 'x y' is no valid name"):
+        keys.full_key("lab", Located(RecordKind.CLASS, "x y"))
 
 
 def test_listing_ranges_hold_every_key_once_and_dependencies_first() -> None:

@@ -13,6 +13,7 @@ from meshfabric.model.errors import PermanentError
 from meshfabric.model.labels import make_labels
 from meshfabric.model.node import Endpoint, Link, NodeKind, NodeRecord, Uplink, Workload
 from meshfabric.model.policytext import IngressText, PolicyText, read_policy
+from meshfabric.model.qos import BUILT_IN, FIRST_OWN_NUMBER, LAST_NUMBER, MAX_OWN, TrafficClass
 from meshfabric.model.settings import Settings, UplinkSettings
 from meshfabric.model.tables import FIRST_NODE, WORLD
 from meshfabric.model.uplinks import FarEnds, addresses_of, own_uplinks, size_of
@@ -131,6 +132,39 @@ def test_a_workload_too_many_changes_nothing() -> None:
     assert len(world.workloads) == len(world.workload_numbers) == FIRST_NODE - 1
 
 
+def of_class(name: str) -> Event:
+    """A document that says nothing more."""
+    return Event(Kind.CLASS, name, TrafficClass(name, ()))
+
+
+def test_classes_have_the_numbers_that_cross_the_encryption() -> None:
+    world = World(configured(()))
+    assert [world.class_number(name) for name in BUILT_IN] == [0, 1, 2, 3]
+    own = [f"c{number}" for number in range(MAX_OWN)]
+    for name in ("bulk", *own):
+        world.apply(of_class(name))
+    assert sorted(map(world.class_number, own)) == list(range(FIRST_OWN_NUMBER, LAST_NUMBER + 1))
+    assert world.class_number("bulk") == 3
+    with pytest.raises(PermanentError, match=r"^more: all 12 numbers are in use"):
+        world.apply(of_class("more"))
+    assert "more" not in world.classes
+    world.apply(Event(Kind.CLASS, own[3]))
+    world.apply(Event(Kind.CLASS, "bulk"))
+    world.apply(of_class("more"))
+    assert world.class_number("more") == FIRST_OWN_NUMBER + 3
+
+
+def test_pinned_classes_that_nobody_claims_make_room() -> None:
+    world = World(configured(()))
+    world.pin([], [], [], [(f"c{number}", FIRST_OWN_NUMBER + number) for number in range(MAX_OWN)])
+    world.apply(of_class("c0"))
+    world.apply(of_class("new"))
+    assert (world.class_number("c0"), world.class_number("new")) == (4, 5)
+    assert world.class_numbers.find("c2") == 6
+    world.release_unused()
+    assert {name for name, _ in world.class_numbers.items()} == {"c0", "new"}
+
+
 def workload(name: str) -> Workload:
     """One without addresses."""
     return Workload(name, "pod", (), (), "mfp1", "02:6d:66:01:00:01")
@@ -161,7 +195,8 @@ def test_indexes_are_what_counting_finds(given: Settings, happened: list[Event])
     for segment, slot, address in product(SEGMENTS, SLOTS, ("192.0.2.99", "2001:db8::99")):
         near = Uplink(0, "up", segment, (address,), 1500)
         expected = any(
-            far.slot == slot and far.segment == segment and addresses_of(far).keys() & addresses_of(near)
+            (far.slot, far.segment, far.relay) == (slot, segment, "")
+            and addresses_of(far).keys() & addresses_of(near)
             for far in reached
         )
         assert world.far_ends.reachable(near, slot) == expected

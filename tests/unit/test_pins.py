@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshfabric.model.labels import make_labels
 from meshfabric.model.node import Endpoint, Workload
+from meshfabric.model.qos import TrafficClass
 from meshfabric.model.world import Event, Kind, World
 from meshfabric.store.pins import (
     AttachedWorkload,
@@ -50,6 +51,8 @@ def _events() -> list[Event]:
     return [
         Event(Kind.ENDPOINT, b"\1" * 16, Endpoint("a", "w", "pod", web)),
         Event(Kind.ENDPOINT, b"\2" * 16, Endpoint("b", "w", "pod", db)),
+        Event(Kind.CLASS, "video", TrafficClass("video", ())),
+        Event(Kind.CLASS, "voice", TrafficClass("voice", ())),
         Event(Kind.WORKLOAD, "here", Workload("here", "pod", db, (), "mfp1", "02:6d:66:01:00:01")),
     ]
 
@@ -62,7 +65,7 @@ def test_numbers_survive_a_restart_in_another_order(path: Path) -> None:
     second.pin(*load_numbers(path))
     for event in reversed(_events()):
         second.apply(event)
-    for numbers in ("identities", "node_numbers", "workload_numbers"):
+    for numbers in ("identities", "node_numbers", "workload_numbers", "class_numbers"):
         kept = dict(getattr(first, numbers).items())
         assert kept
         assert dict(getattr(second, numbers).items()) == kept
@@ -78,7 +81,7 @@ def test_workloads_come_back(path: Path) -> None:
 
 
 def test_no_file_is_no_fault(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_numbers(path) == Pinned([], [], [])
+    assert load_numbers(path) == Pinned([], [], [], [])
     assert load_workloads(path) == []
     assert caplog.records == []
 
@@ -88,7 +91,7 @@ def test_no_file_is_no_fault(path: Path, caplog: pytest.LogCaptureFixture) -> No
 )
 def test_a_damaged_file_is_a_warning(path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     path.write_bytes(content)
-    assert load_numbers(path) == Pinned([], [], [])
+    assert load_numbers(path) == Pinned([], [], [], [])
     assert load_workloads(path) == []
     assert len(caplog.records) == 2
     assert all(str(path) in record.getMessage() for record in caplog.records)
@@ -105,12 +108,13 @@ def test_numbers_that_make_no_sense_are_left_out(path: Path, caplog: pytest.LogC
         ],
         "nodes": {"a": 4096, "b": 1, "C": 4097},
         "workloads": {"w": 1, "v": 4096},
+        "classes": {"video": 4, "bulk": 3, "x": 16, "y z": 5, "p": 6, "q": 6},
     }
     path.write_text(json.dumps(file))
     pinned = load_numbers(path)
-    assert pinned == Pinned([(make_labels({"app": "web"}), 256)], [("a", 4096)], [("w", 1)])
+    assert pinned == Pinned([(make_labels({"app": "web"}), 256)], [("a", 4096)], [("w", 1)], [("video", 4)])
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: 6 entries make no sense; new numbers are given, and running flows are judged again"
+        f"{path}: 11 entries make no sense; new numbers are given, and running flows are judged again"
     ]
 
 
@@ -150,4 +154,4 @@ def test_any_bytes_are_read_or_left(path: Path, data: st.DataObject) -> None:
         content[:at] + data.draw(st.binary(max_size=4)) + content[at + data.draw(st.integers(0, 9)) :]
     )
     assert len(load_workloads(path)) <= 2
-    assert load_numbers(path) == Pinned([], [], [])
+    assert load_numbers(path) == Pinned([], [], [], [])

@@ -12,6 +12,7 @@ from meshfabric.model.errors import InputError
 from meshfabric.model.labels import KIND_LABEL, NODE_LABEL, WORKLOAD_LABEL, make_labels
 from meshfabric.model.node import RECORD_VERSION, Endpoint
 from meshfabric.model.portnames import named_ports
+from meshfabric.model.qos import MAX_OWN
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind
 from meshfabric.store import checks, endpoints
@@ -268,6 +269,11 @@ def _second(value: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         ("policies/p", {"name": "p", "select": "a", "ingress": [{"ports": ["tcp/0"]}]}, "ingress[0]"),
         ("policies/p", {"name": "p", "select": "a", "ingress": [], "new": 1}, "new"),
         ("policies/p", {"name": "p", "select": "a", "new": 1, "min_version": LANGUAGE + 1}, "newer agent"),
+        ("classes/c", {"name": "d"}, "names class 'd', its key 'c'"),
+        ("classes/c", {"name": "c", "select": "a b"}, "select: cannot read selector"),
+        ("classes/c", {"name": "c", "uplink": {"max": "1mbps"}}, "uplink.max: cannot read rate '1mbps'"),
+        ("classes/c", {"name": "c", "new": 1}, "new"),
+        ("classes/c", {"name": "c", "new": 1, "min_version": RECORD_VERSION + 1}, "newer agent"),
     ],
 )
 def test_refused_words_of_operators(node: Follower, path: str, value: dict[str, Any], why: str) -> None:
@@ -291,16 +297,18 @@ def test_unknown_keys_are_refused_and_forgotten(node: Follower) -> None:
 
 def test_the_last_good_one_stays_in_force(node: Follower) -> None:
     node.take(ENDPOINT, raw("policies/p", {"name": "p", "select": "app=web", "ingress": []}))
+    node.take(raw("classes/video", {"name": "video", "priority": 6}))
     before = node.tables()
-    for path in ("endpoints/a/10.1.0.7", "policies/p", "allocations/a", "config", "grants/a"):
+    written = ("policies/p", "classes/video", "allocations/a", "config", "grants/a")
+    for path in ("endpoints/a/10.1.0.7", *written):
         assert node.take(raw(path, b"garbage", 10)) == []
         assert node.take(raw(path, {"min_version": 7}, 11)) == []
         assert path in node.registry.refused
     node.take(raw("endpoints/a/10.1.0.7", endpoint_value(labels={"app": "cache"}), 12))
     assert node.tables() == before
-    assert len(node.registry.refused) == 5
+    assert len(node.registry.refused) == 6
     node.take(ENDPOINT)
-    assert len(node.registry.refused) == 4
+    assert len(node.registry.refused) == 5
 
 
 def test_a_newer_version_that_waits_is_the_one_that_comes(node: Follower) -> None:
@@ -406,6 +414,19 @@ def test_a_node_has_only_so_many_endpoints(node: Follower, monkeypatch: pytest.M
     assert node.registry.refused == {}
 
 
+def test_only_so_many_classes_have_a_number_the_first(node: Follower) -> None:
+    own = [raw(f"classes/c{i:02}", {"name": f"c{i:02}"}, 10 + i) for i in range(MAX_OWN)]
+    node.take(*own, raw("classes/bulk", {"name": "bulk", "priority": 0}, 40))
+    beyond = raw("classes/a", {"name": "a"}, 50)
+    assert "there are 12 classes already" in refusal(node, beyond)
+    node.take(raw("classes/c00", {"name": "c00", "priority": 6}, 60))
+    assert node.world.classes["c00"].priority == 6, "who is written again goes not behind"
+    (removed, made) = node.take(gone("classes/c05"))
+    assert (removed.key, removed.value, made.key) == ("c05", None, "a"), "else there is no number for it"
+    assert node.world.class_number("a") not in map(node.world.class_number, ("c04", "c06", "bulk"))
+    assert node.registry.refused == {}
+
+
 def test_refused_labels_leave_nothing_behind(node: Follower) -> None:
     from meshfabric.model import labels
 
@@ -427,6 +448,7 @@ def test_records_are_what_a_restart_needs(node: Follower) -> None:
         raw("nodes/a/alive", b""),
         raw("revoked/c", b""),
         raw("policies/p", {"name": "p", "select": "app=web", "ingress": []}),
+        raw("classes/video", {"name": "video", "dscp": "af41", "uplink": {"max": "2mbit"}}, 9),
     )
     node.take(raw("endpoints/a/10.1.0.9", endpoint_value(epoch=3)))
     assert node.registry.complete

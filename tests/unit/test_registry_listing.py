@@ -3,6 +3,7 @@
 import pytest
 
 from meshfabric.model import labels
+from meshfabric.model.qos import MAX_OWN
 from meshfabric.model.world import Kind
 from meshfabric.store import refusals
 from meshfabric.store.guard import ALWAYS_ALLOWED
@@ -178,6 +179,31 @@ def test_a_mistyped_prefix_takes_nothing_with_it(node: Follower) -> None:
 def test_the_fabrics_config_never_goes_by_itself(node: Follower) -> None:
     assert node.take(gone("config")) == []
     assert "1 of 1 config" in node.registry.held
+
+
+def classes(*names: str) -> list[Raw]:
+    """Their records, from revision 200 on."""
+    return [raw(f"classes/{name}", {"name": name}, 200 + i) for i, name in enumerate(names)]
+
+
+def test_classes_that_are_held_yield_their_numbers_to_others(node: Follower) -> None:
+    first, second = [f"c{i}" for i in range(MAX_OWN)], ["x", "y"]
+    node.list(*ALL, *classes(*first))
+    assert node.list(*ALL) == []
+    assert node.registry.held.startswith("12 of 12 classes went missing")
+    node.list(*ALL, *classes(*second))
+    assert sorted(node.world.classes) == sorted([*first[2:], *second])
+    assert node.registry.held.startswith("10 of 12 classes went missing")
+    node.apply(node.registry.release())
+    assert {node.world.class_number(name) for name in second} <= set(range(4, 16))
+    assert sorted(node.world.classes) == second
+
+
+def test_other_classes_at_once_find_numbers(node: Follower) -> None:
+    node.list(*ALL, *classes(*(f"c{i}" for i in range(MAX_OWN))))
+    node.list(*ALL, *classes(*(f"d{i}" for i in range(MAX_OWN))))
+    assert sorted(node.world.classes) == sorted(f"d{i}" for i in range(MAX_OWN))
+    assert (node.registry.held, node.registry.refused) == ("", {})
 
 
 def test_tombstones_and_leases_are_never_held(node: Follower) -> None:

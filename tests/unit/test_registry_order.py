@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meshfabric.model import qos
 from meshfabric.model.node import RECORD_VERSION
 from meshfabric.store import guard
 from meshfabric.store.keys import printable
@@ -54,6 +55,18 @@ nodes = st.builds(
     st.lists(st.integers(0, 4), max_size=2, unique=True),
     labels,
 )
+class_names = st.sampled_from(["video", "voice", "games", "bulk"])
+said: list[dict[str, Any]] = [
+    {},
+    {"priority": 5, "dscp": "ef"},
+    {"select": "app=web", "uplink": {"guaranteed": "1mbit", "max": "2mbit"}},
+    {"match": [{"ports": ["tcp/443"]}]},
+    {"dscp": 64},
+    {"name": "other"},
+]
+classes = st.tuples(class_names, st.sampled_from(said)).map(
+    lambda pair: (f"classes/{pair[0]}", {"name": pair[0], **pair[1]})
+)
 marks: st.SearchStrategy[tuple[str, Any]] = st.sampled_from(
     [f"{path}" for name in NAMES for path in (f"revoked/{name}", f"nodes/{name}/alive")]
 ).map(lambda path: (path, {}))
@@ -76,7 +89,8 @@ endpoints = st.builds(
     epochs,
     targets,
 )
-records = configs | allocations | grants | nodes | marks | policies | endpoints | endpoints | endpoints
+documents = policies | classes
+records = configs | allocations | grants | nodes | marks | documents | endpoints | endpoints | endpoints
 PERMISSIVE = [
     raw("config", {"prefixes": ["10.0.0.0/8", "fd00::/16"]}, 1),
     *(raw(f"grants/{name}", {"labels": {"*": ["*"]}, "pools": ["10.9.0.0/24"]}, 1) for name in NAMES),
@@ -99,13 +113,18 @@ crowded = st.one_of(
     marks,
 )
 """Everybody wants one address."""
-stores = st.lists(records | crowded, max_size=30, unique_by=lambda pair: pair[0])
+stores = st.one_of(
+    st.lists(records | crowded, max_size=30, unique_by=lambda pair: pair[0]),
+    st.lists(classes, max_size=4, unique_by=lambda pair: pair[0]),
+)
+"""Of anything, or of classes, which all want one number."""
 
 
 @pytest.fixture(autouse=True)
 def _nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is held depends on the way; here the end is looked at."""
+    """What is held depends on the way; here the end is looked at. One number of a class is contended for."""
     monkeypatch.setattr(guard, "LARGEST_SHARE", 1)
+    monkeypatch.setattr(qos, "MAX_OWN", 1)
 
 
 def _numbered(store: list[tuple[str, Any]], revisions: list[int], permissive: bool) -> list[Raw]:
