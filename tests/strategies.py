@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from meshfabric.model.addresses import parse_address
 from meshfabric.model.keyring import GENERATIONS, Keyring
+from meshfabric.model.labels import parse_selector
 from meshfabric.model.node import (
     Allocation,
     Endpoint,
@@ -33,6 +34,8 @@ from meshfabric.model.policytext import (
     PolicyText,
     read_policy,
 )
+from meshfabric.model.ports import parse_ports
+from meshfabric.model.qos import BUILT_IN, Match, TrafficClass
 from meshfabric.model.settings import Encryption, EtcdSettings, Settings, UplinkSettings, WorldMode
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
@@ -40,7 +43,10 @@ from tests.vocabulary import (
     ADDRESSES,
     APISERVERS,
     CARRIED,
+    CLASS_NAMES,
+    CLASS_PORTS,
     DEVICES,
+    DSCPS,
     EXPOSED,
     HEARD,
     LABEL_SETS,
@@ -55,6 +61,7 @@ from tests.vocabulary import (
     PORTS,
     PREFIXES,
     PRIORITIES,
+    RATES,
     RELAYED,
     SEGMENTS,
     SELECTORS,
@@ -84,14 +91,21 @@ def all_settings() -> st.SearchStrategy[Settings]:
     segment, cost = st.sampled_from(SEGMENTS), st.integers(0, 2)
     direct = st.tuples(st.sampled_from(Encryption), st.just(""))
     ways = direct | st.tuples(st.just(Encryption.ON), st.sampled_from(NODES[1:]))
-    one = st.tuples(segment, cost, gateways, ways)
+    one = st.tuples(segment, cost, gateways, ways, st.sampled_from([0, 100]))
 
     def uplinks(given: list[Any]) -> tuple[UplinkSettings, ...]:
         return tuple(
             UplinkSettings(
-                f"up{slot}", f"eth{slot}", segment, cost, gateways, encryption=encryption, relay=relay
+                f"up{slot}",
+                f"eth{slot}",
+                segment,
+                cost,
+                gateways,
+                encryption=encryption,
+                relay=relay,
+                capacity=capacity,
             )
-            for slot, (segment, cost, gateways, (encryption, relay)) in enumerate(given)
+            for slot, (segment, cost, gateways, (encryption, relay), capacity) in enumerate(given)
         )
 
     few = st.lists(one, max_size=2).map(uplinks)
@@ -242,6 +256,25 @@ def policies(name: str = "p") -> st.SearchStrategy[Policy]:
     return policy_texts(name).map(read_policy)
 
 
+def traffic_classes(name: str) -> st.SearchStrategy[TrafficClass]:
+    """A class of one's own, or a document in the place of a built-in one."""
+    ports = st.none() | st.lists(st.sampled_from(CLASS_PORTS), max_size=2).map(
+        lambda texts: tuple(map(parse_ports, texts))
+    )
+    dscp = st.none() | st.lists(st.sampled_from(DSCPS), max_size=2, unique=True).map(tuple)
+    matches = st.lists(st.builds(Match, ports, dscp), max_size=3).map(tuple)
+    rate = st.sampled_from(RATES)
+    return st.builds(
+        partial(TrafficClass, name),
+        selectors.map(parse_selector),
+        matches,
+        priority=st.integers(0, 6),
+        dscp=st.sampled_from(DSCPS),
+        guaranteed=rate,
+        most=rate,
+    )
+
+
 def prefixes() -> st.SearchStrategy[tuple[object, ...]]:
     """The fabric's prefixes."""
     return st.lists(st.sampled_from(PREFIXES), max_size=3, unique=True).map(
@@ -281,6 +314,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.ALIVE, NODES, lambda key: st.just(True)),
         (Kind.REVOKED, NODES[1:], lambda key: st.just(True)),
         (Kind.POLICY, ["p", "q", "r", "s"], policies),
+        (Kind.CLASS, [*CLASS_NAMES, *BUILT_IN], traffic_classes),
         (Kind.ENDPOINT, ADDRESSES, lambda key: endpoints()),
         (Kind.WORKLOAD, LOCAL, workloads),
         (Kind.LINK, DEVICES, links),
@@ -290,6 +324,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.DRAINING, ["up0", "up1"], lambda key: st.just(True)),
         (Kind.HEARD, PATHS, lambda key: st.sampled_from(HEARD)),
         (Kind.CARRIED, PATHS, lambda key: st.sampled_from(CARRIED)),
+        (Kind.PACED, ["eth0", "eth1"], lambda key: st.just(True)),
     ]
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from meshfabric.model.labels import Labels, forget_labels
 from meshfabric.model.networks import Networks, network_labels
 from meshfabric.model.node import Allocation, Endpoint, Link, NodeRecord, RotationRecord, Uplink, Workload
 from meshfabric.model.policy import Policy, networks_of
+from meshfabric.model.qos import FIRST_OWN_NUMBER, LAST_NUMBER, NUMBERS, TrafficClass
 from meshfabric.model.selection import Selection
 from meshfabric.model.settings import Settings
 from meshfabric.model.tables import FIRST_NODE, WORLD
@@ -41,6 +42,7 @@ class Kind(Enum):
     ALIVE = "alive"  # node name: True
     REVOKED = "revoked"  # node name: True
     POLICY = "policies"  # policy name: Policy
+    CLASS = "classes"  # class name: TrafficClass
     ENDPOINT = "endpoints"  # Address: Endpoint
     WORKLOAD = "workloads"  # workload name: Workload
     LINK = "links"  # device name: Link
@@ -49,6 +51,7 @@ class Kind(Enum):
     ROTATION = "rotation"  # key "": RotationRecord
     DRAINING = "draining"  # name of an uplink of this node: True
     HEARD = "heard"  # tunnel device, node name: (Address, port) that WireGuard hears the node from
+    PACED = "paced"  # device of an uplink: True, where each packet leaves when its time has come (fq)
     CARRIED = "carried"  # tunnel device, node name: bytes of the largest packet, where uplinks promise more
 
 
@@ -130,6 +133,7 @@ class World:
         self.alive: dict[str, bool] = {}
         self.revoked: dict[str, bool] = {}
         self.policies: dict[str, Policy] = {}
+        self.classes: dict[str, TrafficClass] = {}
         self.endpoints: dict[Address, Endpoint] = {}
         self.workloads: dict[str, Workload] = {}
         self.links: dict[str, Link] = {}
@@ -138,11 +142,13 @@ class World:
         self.rotation: dict[str, RotationRecord] = {}
         self.draining: dict[str, bool] = {}
         self.heard: dict[tuple[str, str], tuple[Address, int]] = {}
+        self.paced: dict[str, bool] = {}
         self.carried: dict[tuple[str, str], int] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round
         self.node_numbers = Numbers(FIRST_NODE, WORLD - 1)
         self.workload_numbers = Numbers(1, FIRST_NODE - 1)
+        self.class_numbers = Numbers(FIRST_OWN_NUMBER, LAST_NUMBER)
         self.here: dict[Address, str] = {}  # addresses of local workloads
         self.subjects: Counter[int] = Counter()  # identities of local workloads
         self.selection = Selection()  # policies and labels, by each other
@@ -204,6 +210,10 @@ class World:
         """The number of a label set in use: each was numbered when it came."""
         return self.identities[labels]
 
+    def class_number(self, name: str) -> int:
+        """The number of a class: each that is not built in was numbered when it came."""
+        return NUMBERS[name] if name in NUMBERS else self.class_numbers[name]
+
     def pin(
         self,
         identities: Iterable[tuple[Labels, int]],
@@ -244,6 +254,8 @@ class World:
             self.identities.take(new.labels)
         elif event.kind is Kind.NODE:
             self._take_node(str(event.key))
+        elif event.kind is Kind.CLASS and event.key not in NUMBERS:
+            self.class_numbers.take(event.key)
         self._take_networks(networks_named(event.kind, new))
 
     def _take_networks(self, networks: Iterable[Network]) -> None:
@@ -284,6 +296,8 @@ class World:
                 self._use_network(network, times)
         if event.kind is Kind.WORKLOAD:
             self._place(event.key, event.value, old)
+        elif event.kind is Kind.CLASS and event.value is None:
+            self.class_numbers.release(event.key)
 
     def _use_node(self, name: str, times: int) -> None:
         if name != self.node and not count(self._node_uses, name, times):
