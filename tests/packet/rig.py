@@ -35,12 +35,17 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a program did: verdict, packet afterwards, mark, and how often each reason was counted."""
+    """What a program did: verdict, packet afterwards, mark, and how often each reason was counted.
+
+    `noted` is the last word of the private ones, `leaves_ns` the packet's time of departure, 0: none.
+    """
 
     action: int
     packet: bytes
     mark: int
     counted: dict[Reason, tuple[int, int]]
+    noted: int = 0
+    leaves_ns: int = 0
 
     @property
     def reason(self) -> Reason | None:
@@ -101,16 +106,21 @@ class Rig:
         segment: int = 0,
         told: int = 0,
         place: int = 0,
+        note: int = 0,
+        leaves_ns: int = 0,
+        wire_length: int = 0,
     ) -> Run:
         """Run the program on the packet as if it passed `device`; `segment` makes it a GSO packet.
 
         `told` and `place` are the length and the receiver's node that the program before, which set `mark`,
-        let this one know.
+        let this one know; `note` is the last of the private words, `leaves_ns` when the packet may leave.
         """
         context = SkbContext(
             ifindex=self.ifindex[device],
             mark=mark,
-            cb=told.to_bytes(4, sys.byteorder) + place.to_bytes(4, sys.byteorder) + bytes(12),
+            cb=b"".join(word.to_bytes(4, sys.byteorder) for word in (told, place, 0, 0, note)),
+            tstamp=leaves_ns,
+            wire_len=wire_length,
             gso_size=segment,
             gso_segs=2 if segment else 0,
         )
@@ -121,7 +131,9 @@ class Rig:
             for (reason, now), then in zip(self._counters().items(), before.values(), strict=True)
             if now != then
         }
-        return Run(done.retval, done.data_out, SkbContext.unpack(done.ctx_out).mark, counted)
+        after = SkbContext.unpack(done.ctx_out)
+        noted = int.from_bytes(after.cb[-4:], sys.byteorder)
+        return Run(done.retval, done.data_out, after.mark, counted, noted, after.tstamp)
 
     def path(self, place: int, index: int) -> tables.PathState:
         """The state of a node's path."""
