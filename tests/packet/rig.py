@@ -37,7 +37,7 @@ SIZES = {
 class Run:
     """What a program did: verdict, packet afterwards, mark, and how often each reason was counted.
 
-    `noted` is the last word of the private ones, `leaves_ns` the packet's time of departure, 0: none.
+    `noted` is the last word of the private ones.
     """
 
     action: int
@@ -45,7 +45,6 @@ class Run:
     mark: int
     counted: dict[Reason, tuple[int, int]]
     noted: int = 0
-    leaves_ns: int = 0
 
     @property
     def reason(self) -> Reason | None:
@@ -106,21 +105,16 @@ class Rig:
         segment: int = 0,
         told: int = 0,
         place: int = 0,
-        note: int = 0,
-        leaves_ns: int = 0,
-        wire_length: int = 0,
     ) -> Run:
         """Run the program on the packet as if it passed `device`; `segment` makes it a GSO packet.
 
         `told` and `place` are the length and the receiver's node that the program before, which set `mark`,
-        let this one know; `note` is the last of the private words, `leaves_ns` when the packet may leave.
+        let this one know.
         """
         context = SkbContext(
             ifindex=self.ifindex[device],
             mark=mark,
-            cb=b"".join(word.to_bytes(4, sys.byteorder) for word in (told, place, 0, 0, note)),
-            tstamp=leaves_ns,
-            wire_len=wire_length,
+            cb=told.to_bytes(4, sys.byteorder) + place.to_bytes(4, sys.byteorder) + bytes(12),
             gso_size=segment,
             gso_segs=2 if segment else 0,
         )
@@ -133,7 +127,7 @@ class Rig:
         }
         after = SkbContext.unpack(done.ctx_out)
         noted = int.from_bytes(after.cb[-4:], sys.byteorder)
-        return Run(done.retval, done.data_out, after.mark, counted, noted, after.tstamp)
+        return Run(done.retval, done.data_out, after.mark, counted, noted)
 
     def path(self, place: int, index: int) -> tables.PathState:
         """The state of a node's path."""
