@@ -13,6 +13,7 @@
 #ifndef MESHFABRIC_CLASS_H
 #define MESHFABRIC_CLASS_H
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "settings.h"
