@@ -165,8 +165,7 @@ int to_uplink(struct __sk_buff *skb)
 	return leave_uplink(skb);
 }
 
-SEC("tc")
-int from_uplink(struct __sk_buff *skb)
+static __always_inline int enter_uplink(struct __sk_buff *skb)
 {
 	struct outer o;
 
@@ -189,6 +188,12 @@ int from_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	return is_for_us(skb, &o) ? from_world(skb) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	return enter_uplink(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

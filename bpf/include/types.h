@@ -113,7 +113,8 @@ struct traffic_class {
 	__u32 most;
 	__u8 priority; /* the higher goes first */
 	__u8 dscp; /* of the encrypted packet; 0: as it is */
-	__u8 pad[2];
+	__u8 known; /* 0: no class has this number */
+	__u8 pad;
 };
 
 /* One for each slot and class. */

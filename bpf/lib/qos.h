@@ -202,7 +202,7 @@ static __noinline int leave_on_time(struct __sk_buff *skb, __u32 l3, __u32 versi
 	__u32 lead = uplink ? uplink->lead : NO_SLOT;
 	struct clocks *device = bpf_map_lookup_elem(&clocks, &lead);
 
-	if (!uplink || !class || !counter || !device)
+	if (!uplink || !class || !class->known || !counter || !device)
 		return TC_ACT_UNSPEC;
 	struct request request = request_of(skb, class, number, uplink->ps_per_byte);
 	__u64 departs = take_turn(device, &request, at_least(horizon_ns, &request, LEAST_QUEUE));
@@ -221,7 +221,7 @@ static __noinline int leave_at_once(struct __sk_buff *skb, __u32 l3, __u32 versi
 	struct traffic_class *class = bpf_map_lookup_elem(&classes, &number);
 	struct class_counter *counter = counter_of(slot, number);
 
-	if (!class || !counter)
+	if (!class || !class->known || !counter)
 		return TC_ACT_UNSPEC;
 	write_header(skb, l3, version, class->dscp, false);
 	count_sent(skb, counter, false, 0);

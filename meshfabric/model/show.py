@@ -122,7 +122,7 @@ def _class_rule_key(key: bytes) -> str:
 
 
 def _class(value: bytes) -> str:
-    guaranteed, most, priority, dscp = TRAFFIC_CLASS.unpack(value)
+    guaranteed, most, priority, dscp, _ = TRAFFIC_CLASS.unpack(value)
     rates = ("guaranteed", guaranteed), ("most", most)
     shown = [f"{word} {one} ps a byte" for word, one in rates if one]
     return ", ".join([f"priority {priority} dscp {dscp}", *shown])

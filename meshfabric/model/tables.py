@@ -33,7 +33,7 @@ ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
 WORKLOAD = struct.Struct("=IIHBB6sB5x")
 CLASS_RULE_KEY = struct.Struct("=IIBB2s")
-TRAFFIC_CLASS = struct.Struct("=IIBB2x")
+TRAFFIC_CLASS = struct.Struct("=IIBB?x")
 CLASS_COUNTER = struct.Struct("=5Q")
 SHARES = 64
 NODE = struct.Struct(f"=I{MAX_PATHS}H{MAX_PATHS}II{SHARES}s")
@@ -318,7 +318,7 @@ def class_rule_key(
 
 def class_value(priority: int, dscp: int, guaranteed: int = 0, most: int = 0) -> bytes:
     """Value of `classes`; the rates in bit/s, at least 2 kbit/s, 0: none is set."""
-    return TRAFFIC_CLASS.pack(ps_per_byte(guaranteed), ps_per_byte(most), priority, dscp)
+    return TRAFFIC_CLASS.pack(ps_per_byte(guaranteed), ps_per_byte(most), priority, dscp, True)
 
 
 def ps_per_byte(rate: int) -> int:

@@ -65,7 +65,13 @@ PACKED = {
     ),
     "traffic_class": (
         tables.class_value(5, 46, 20_000_000, 80_000_000),
-        {"guaranteed": (400_000, 4), "most": (100_000, 4), "priority": (5, 1), "dscp": (46, 1)},
+        {
+            "guaranteed": (400_000, 4),
+            "most": (100_000, 4),
+            "priority": (5, 1),
+            "dscp": (46, 1),
+            "known": (1, 1),
+        },
     ),
     "node": (
         tables.node_value([(8, 1380), (9, 1300)], [7, 3], [6, 7] * (tables.SHARES // 2)),

@@ -22,7 +22,10 @@ from tests.packet.departures import CONGESTED_NS, HORIZON_NS, PRIORITIES, Class,
 from tests.packet.frames import V4, V6
 from tests.packet.oracle import NEXT, SHOT
 from tests.packet.rig import MARK, SIZES, Rig, Scene
+from tests.packet.test_relay import Relay, from_a, relay
 from tests.packet.world import World
+
+__all__ = ["relay"]  # a fixture
 
 FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
 UNDERLAY = {V4: ("192.0.2.1", "192.0.2.2"), V6: ("2001:db8::1", "2001:db8::2")}
@@ -57,6 +60,7 @@ class Wire:
 
     def __init__(self, rig: Rig, datapath: loader.Datapath) -> None:
         self.rig, self._program = rig, datapath.programs["leaves_with_class"]
+        rig.programs["relays_with_class"] = datapath.programs["relays_with_class"]
 
     def send(
         self,
@@ -113,6 +117,7 @@ def loaded(place: Arena, rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> 
     with place.run(loader.load, [built], place.pins, sizes, SETTINGS) as datapath:
         assert "clocks" in datapath.adopted
         yield Wire(rig, datapath)
+        del rig.programs["relays_with_class"]
 
 
 @pytest.fixture
@@ -308,6 +313,14 @@ def test_delays_are_summed_up(full: Wire) -> None:
     for _ in range(3):
         full.send(encrypted(V4, 1500), DEFAULT)
     assert full.count(DEFAULT) == ClassCount(3, 4500, 0, 0, (1 + 2) * 1_219_200)
+
+
+@FAMILIES
+def test_what_is_handed_on_is_of_the_default_class(loaded: Wire, relay: Relay, family: int) -> None:
+    """Of whatever it is on its own node: without a hash it would go before all else."""
+    run = relay.takes(from_a(family), program="relays_with_class")
+    assert run.reason == Reason.RELAYED
+    assert run.noted >> MAGIC_SHIFT == DEFAULT << CLASS_SHIFT - MAGIC_SHIFT | MAGIC
 
 
 rates = st.sampled_from([0, 0, 1 * MBIT, 20 * MBIT, 90 * MBIT])

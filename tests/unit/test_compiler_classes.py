@@ -257,4 +257,5 @@ def test_how_rules_and_rates_are_packed() -> None:
     assert CLASS_RULE_KEY.unpack(class_rule_key(7, 46, 6, 443, 16)) == (64, 7, 46, 6, b"\x01\xbb")
     assert CLASS_RULE_KEY.unpack(class_rule_key(7, 46, 6))[0] == CLASS_FIXED_BITS + PROTOCOL_BITS
     assert CLASS_RULE_KEY.unpack(class_rule_key(7))[0] == CLASS_FIXED_BITS
-    assert TRAFFIC_CLASS.unpack(class_value(5, 46, 30_000, 10**12)) == (266_666_667, 8, 5, 46)
+    assert TRAFFIC_CLASS.unpack(class_value(5, 46, 30_000, 10**12)) == (266_666_667, 8, 5, 46, True)
+    assert any(class_value(0, 0)), "zeros are what an array has where there is nothing"
