@@ -11,6 +11,9 @@ struct layout {
 	struct address_key address_key;
 	struct address_value address_value;
 	struct workload workload;
+	struct class_rule_key class_rule_key;
+	struct traffic_class traffic_class;
+	struct class_counter class_counter;
 	struct node node;
 	struct plain_key plain_key;
 	struct plain_end plain_end;
@@ -44,6 +47,9 @@ struct layout {
 	enum probe_port probe_port;
 	enum fault fault;
 	enum delivery delivery;
+	enum class_number class_number;
+	enum class_rule class_rule;
+	enum any_dscp any_dscp;
 	enum grade grade;
 	enum direction direction;
 	enum direction_flag direction_flag;

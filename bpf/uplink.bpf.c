@@ -5,6 +5,7 @@
  * tunnels' packets on an uplink that is not theirs. What workloads speak with the
  * world passes: under the node's address (answers are taken in here), or under an
  * exposed one. What one node sends another through this one goes on (relay.h).
+ * Tunnels' packets leave when and as their class wants (qos.h).
  * All else is none of our business and goes on to others' programs.
  * Every encrypted packet comes by, so only the addresses and one port are looked at.
  *
@@ -14,6 +15,7 @@
  * address, whatever process or container sent them.
  */
 #include "answer.h"
+#include "qos.h"
 #include "relay.h"
 
 enum slots { PORTS_OF_A_SLOT = 8, WG_PORTS = GENERATIONS * MAX_SLOTS * PORTS_OF_A_SLOT };
@@ -143,20 +145,27 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 	return reason ? -reason : (int)destination.place;
 }
 
-SEC("tc")
-int to_uplink(struct __sk_buff *skb)
+static __always_inline int leave_uplink(struct __sk_buff *skb)
 {
 	struct outer o;
 
 	if (!read_outer(skb, &o))
 		return TC_ACT_UNSPEC;
-	if (!is_clear(&o))
-		return is_forged(skb, &o) ? drop(skb, NOT_FROM_FABRIC) : TC_ACT_UNSPEC;
-	return leaves_exposed(skb, &o) ? TC_ACT_UNSPEC : drop(skb, CLEAR_EGRESS);
+	if (is_clear(&o))
+		return leaves_exposed(skb, &o) ? TC_ACT_UNSPEC : drop(skb, CLEAR_EGRESS);
+	if (is_forged(skb, &o))
+		return drop(skb, NOT_FROM_FABRIC);
+	__u32 slot = slot_of(skb->mark);
+	return slot == NO_SLOT ? TC_ACT_UNSPEC : leave_by_class(skb, o.l3, o.version, slot);
 }
 
 SEC("tc")
-int from_uplink(struct __sk_buff *skb)
+int to_uplink(struct __sk_buff *skb)
+{
+	return leave_uplink(skb);
+}
+
+static __always_inline int enter_uplink(struct __sk_buff *skb)
 {
 	struct outer o;
 
@@ -179,6 +188,12 @@ int from_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	return is_for_us(skb, &o) ? from_world(skb) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	return enter_uplink(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -30,6 +30,7 @@ static __noinline int ask(struct __sk_buff *skb, const struct packet *p)
 		return -UNKNOWN_WORKLOAD;
 	if (!find_end(p, source_end(p), *device, &source) || source.place != *device)
 		return -SPOOFED_SOURCE;
+	note_sender(skb, source.place);
 	if (is_probe(p)) /* nobody speaks for the hosts' probes */
 		return -UNSUPPORTED;
 	__u32 place = place_of(p, destination_end(p));

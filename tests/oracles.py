@@ -17,11 +17,13 @@ from meshfabric.model.networks import Cidr
 from meshfabric.model.plan import Plan, Table
 from meshfabric.model.policy import Action, Entity, Mode, Peer, Policy, Rule, Tier
 from meshfabric.model.ports import PROTOCOLS
+from meshfabric.model.qos import NUMBERS
 from meshfabric.model.settings import WorldMode
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
     AUDITING,
+    CLASS_RULE_KEY,
     FABRIC_HEAD,
     FIRST_NODE,
     NUMBER,
@@ -272,6 +274,7 @@ class _Reader:
         self._places |= {number: ("node", name) for name, number in world.node_numbers.items()}
         self._places[WORLD] = "world"
         self._labels: dict[int, object] = {ANYONE: None, ANYONE_OUTSIDE: "world", ELSEWHERE: "elsewhere"}
+        self._classes = {number: name for name, number in (*NUMBERS.items(), *world.class_numbers.items())}
         self._labels |= {**world.labels, **world.networks.by_number}
 
     def key(self, table: Table, key: Any) -> object:
@@ -279,6 +282,11 @@ class _Reader:
             return self._places[NUMBER.unpack(key)[0]]
         if table in (Table.NODES, Table.PROBES):
             return self._places[FIRST_NODE + NUMBER.unpack(key)[0]]
+        if table is Table.CLASSES:
+            return self._classes[NUMBER.unpack(key)[0]]
+        if table is Table.CLASS_RULES:
+            bits, place, *rest = CLASS_RULE_KEY.unpack(key)
+            return bits, self._places[place], *rest
         if table is Table.POLICY:
             bits, subject, peer, *rest = POLICY_KEY.unpack(key)
             return bits, self._labels[subject], self._labels[peer], *rest
@@ -289,8 +297,10 @@ class _Reader:
             identity, place = ADDRESS_VALUE.unpack(value)
             return self._labels[identity], self._places[place]
         if table is Table.WORKLOADS:
-            ifindex, identity, *rest = WORKLOAD.unpack(value)
-            return ifindex, self._labels[identity], *rest
+            ifindex, identity, mtu, delivery, number, *rest = WORKLOAD.unpack(value)
+            return ifindex, self._labels[identity], mtu, delivery, self._classes[number], *rest
+        if table is Table.CLASS_RULES:
+            return self._classes[NUMBER.unpack(value)[0]]
         if table is Table.DEVICES:
             return self._places[NUMBER.unpack(value)[0]]
         if table is Table.FABRIC:

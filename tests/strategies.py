@@ -42,7 +42,7 @@ from meshfabric.model.policytext import (
     PolicyText,
     read_policy,
 )
-from meshfabric.model.qos import TrafficClass
+from meshfabric.model.qos import BULK, DEFAULT, TrafficClass
 from meshfabric.model.settings import Encryption, EtcdSettings, Settings, UplinkSettings, WorldMode
 from meshfabric.model.versions import LANGUAGE
 from meshfabric.model.world import Event, Kind, World
@@ -50,7 +50,10 @@ from tests.vocabulary import (
     ADDRESSES,
     APISERVERS,
     CARRIED,
+    CLASS_NAMES,
+    CLASS_PORTS,
     DEVICES,
+    DSCPS,
     EXPOSED,
     HEARD,
     LABEL_SETS,
@@ -94,14 +97,21 @@ def all_settings() -> st.SearchStrategy[Settings]:
     segment, cost = st.sampled_from(SEGMENTS), st.integers(0, 2)
     direct = st.tuples(st.sampled_from(Encryption), st.just(""))
     ways = direct | st.tuples(st.just(Encryption.ON), st.sampled_from(NODES[1:]))
-    one = st.tuples(segment, cost, gateways, ways)
+    one = st.tuples(segment, cost, gateways, ways, st.sampled_from([0, 100]))
 
     def uplinks(given: list[Any]) -> tuple[UplinkSettings, ...]:
         return tuple(
             UplinkSettings(
-                f"up{slot}", f"eth{slot}", segment, cost, gateways, encryption=encryption, relay=relay
+                f"up{slot}",
+                f"eth{slot}",
+                segment,
+                cost,
+                gateways,
+                encryption=encryption,
+                relay=relay,
+                capacity=capacity,
             )
-            for slot, (segment, cost, gateways, (encryption, relay)) in enumerate(given)
+            for slot, (segment, cost, gateways, (encryption, relay), capacity) in enumerate(given)
         )
 
     few = st.lists(one, max_size=2).map(uplinks)
@@ -255,9 +265,11 @@ def policies(name: str = "p") -> st.SearchStrategy[Policy]:
 def class_texts(name: str) -> st.SearchStrategy[ClassText]:
     """A document of a class that workloads may be in."""
     rates = st.sampled_from([None, "8kbit", "20mbit"])
-    match = st.builds(MatchText, st.sampled_from([["tcp/443"], ["udp/8000-8100", "tcp"]])) | st.builds(
-        MatchText, st.sampled_from([None, ["icmp"]]), st.sampled_from([["ef"], [0, "af41"]])
+    ports = st.lists(st.sampled_from(CLASS_PORTS), min_size=1, max_size=2)
+    marks: st.SearchStrategy[list[int | str]] = st.lists(
+        st.sampled_from([*DSCPS, "af41"]), min_size=1, max_size=2
     )
+    match = st.builds(MatchText, ports) | st.builds(MatchText, st.none() | ports, marks)
     return st.builds(
         partial(ClassText, name),
         select=st.none() | selectors,
@@ -314,7 +326,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.ALIVE, NODES, lambda key: st.just(True)),
         (Kind.REVOKED, NODES[1:], lambda key: st.just(True)),
         (Kind.POLICY, ["p", "q", "r", "s"], policies),
-        (Kind.CLASS, ["video", "voice", "bulk", "default"], classes),
+        (Kind.CLASS, [*CLASS_NAMES, BULK, DEFAULT], classes),
         (Kind.ENDPOINT, ADDRESSES, lambda key: endpoints()),
         (Kind.WORKLOAD, LOCAL, workloads),
         (Kind.LINK, DEVICES, links),
@@ -324,6 +336,7 @@ KINDS: dict[Kind, st.SearchStrategy[Event]] = {
         (Kind.DRAINING, ["up0", "up1"], lambda key: st.just(True)),
         (Kind.HEARD, PATHS, lambda key: st.sampled_from(HEARD)),
         (Kind.CARRIED, PATHS, lambda key: st.sampled_from(CARRIED)),
+        (Kind.PACED, ["eth0", "eth1"], lambda key: st.just(True)),
     ]
 }  # fmt: skip
 

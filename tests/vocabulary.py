@@ -116,6 +116,11 @@ PACKETS = (
 )
 """(protocol, port) at the edges of everything in `PORTS`, for ICMP the type; SCTP is in none."""
 
+CLASS_NAMES = ("video", "voice", "backup")
+CLASS_PORTS = ("tcp", "tcp/443", "tcp/400-500", "tcp/1-65535", "udp/8000-8100", "udp/53", "sctp/443")
+DSCPS = (0, 8, 46, 63)
+"""Of classes, in bit/s."""
+
 LOCAL: dict[str, tuple[str, str, tuple[str, ...]]] = {
     SELF: ("host", "mfhost1", ("10.1.1.1", "fd00:1::1")),
     "shop/a": ("pod", "mfp2", ("10.1.1.2", "fd00:1::2")),

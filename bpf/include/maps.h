@@ -10,6 +10,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "types.h"
+#include "clocks.h"
 #include "crossing.h"
 #include "reason.h"
 
@@ -48,6 +49,40 @@ struct {
 	__type(value, struct workload);
 	__uint(max_entries, FIRST_NODE);
 } workloads SEC(".maps");
+
+/* What class is it of? Agent writes, for local workloads; read for a flow's first packet, and for every one to
+ * another node of a workload with rules about DSCP. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct class_rule_key);
+	__type(value, __u32);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} class_rules SEC(".maps");
+
+/* The classes by number. Agent writes; read for every packet of a tunnel's that leaves by an uplink with one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct traffic_class);
+	__uint(max_entries, CLASSES);
+} classes SEC(".maps");
+
+/* When each uplink is free, by slot. Datapath writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct clocks);
+	__uint(max_entries, MAX_SLOTS);
+} clocks SEC(".maps") A_COPY;
+
+/* What became of each class, by slot * CLASSES + class. Datapath writes, agent reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct class_counter);
+	__uint(max_entries, (MAX_SLOTS * CLASSES));
+} class_counters SEC(".maps") BY_DATAPATH;
 
 /* Which workload is behind a device? Agent writes; read for a flow's first packet. */
 struct {

@@ -43,7 +43,8 @@ enum reason {
 	FLOW_MOVED = 31, /* no drop: a connection suffered on the path that was its share */
 	RELAYED = 32, /* one node's packet to another, handed on; no drop */
 	RELAY_FULL = 33, /* more of that than the node's rate */
-	REASONS = 34,
+	QUEUE_FULL = 34, /* its class would have waited too long at the uplink */
+	REASONS = 35,
 };
 
 #endif

@@ -27,6 +27,12 @@ const volatile __u64 longest_hold_ns =
 const volatile __u8 flows_shared =
 	0; /* whether any node's are: connections are watched, and moved if they suffer */
 const volatile __u32 largest_share = 32768; /* of one workload, in established flows */
+const volatile __u8 wg_keeps_hash =
+	1; /* whether a packet's hash crosses WireGuard: where the kernel runs it */
+const volatile __u32 tunnel_mark =
+	0; /* WireGuard's of uplink 0 towards slot 0; 0: no packet is looked at for it */
+const volatile __u64 horizon_ns = 50 * 1000 * 1000; /* what would wait longer for an uplink is dropped, */
+const volatile __u64 congested_ns = 5 * 1000 * 1000; /* and longer than this tells of congestion (ECN) */
 const volatile __u32 fabric_mark = 0x6d667061; /* on a packet between two of these programs */
 
 /* Of 169.254.1.1 and fe80::6d66, on every device; locally administered (IEEE 802, 8.2). */

@@ -30,6 +30,8 @@ enum sizes {
 	MAX_PREFIXES = 8, /* fabric prefixes, both families together */
 	MAX_EXPOSED = 8, /* prefixes whose addresses the world may see */
 	MAX_SLOTS = 8, /* uplinks of a node */
+	CLASSES = 16, /* of traffic: four bits cross the encryption (class.h) */
+	PRIORITIES = 8,
 	GENERATIONS = 2, /* of the keys of a node's tunnels */
 	RELAYED_NODES = 1024, /* whose packets a node hands on at most */
 	PORTS_OF_ONE = GENERATIONS * MAX_SLOTS, /* of them, in a row, at the relay */
@@ -76,9 +78,52 @@ struct workload {
 	__u32 identity;
 	__u16 mtu; /* of its device, without link header */
 	__u8 delivery;
-	__u8 pad;
+	__u8 class; /* of what it sends and none of its rules is about */
 	__u8 mac[6];
-	__u8 pad2[6];
+	__u8 class_rules; /* a sum of enum class_rule */
+	__u8 pad[5];
+};
+
+/* Those that are always there. */
+enum class_number { DEFAULT_CLASS = 0, CONTROL_CLASS = 1 };
+
+/* How the class of a workload's packets is found, beside its own. */
+enum class_rule {
+	BY_PORT = 1, /* it has rules about conversations */
+	BY_DSCP = 2, /* and about what the packet itself says */
+	TELLS_DEFAULT = 4, /* the uplinks treat the default class otherwise than what has none */
+};
+
+enum any_dscp {
+	ANY_DSCP = 64
+}; /* in place of one: what is said of a conversation whatever its packets say */
+
+/* What class a workload's packets are of. The longest prefix has the whole answer: the compiler sees to that. */
+struct class_rule_key {
+	__u32 prefixlen; /* 40: any protocol, 48: any port, up to 64: port prefix */
+	__u32 place; /* of the sender */
+	__u8 dscp;
+	__u8 protocol;
+	__be16 port; /* the server's */
+};
+
+/* What an uplink needs to know of a class. Rates as the time that a byte takes, in ps; 0: none is set. */
+struct traffic_class {
+	__u32 guaranteed;
+	__u32 most;
+	__u8 priority; /* the higher goes first */
+	__u8 dscp; /* of the encrypted packet; 0: as it is */
+	__u8 known; /* 0: no class has this number */
+	__u8 pad;
+};
+
+/* One for each slot and class. */
+struct class_counter {
+	__u64 packets;
+	__u64 bytes; /* with link header */
+	__u64 marked; /* ECN: told that there is congestion */
+	__u64 dropped; /* of those that did not go, and are not in `packets` */
+	__u64 delay_ns; /* the sum of how long each was held back */
 };
 
 struct node {
@@ -301,7 +346,7 @@ struct flow {
 	__u8 swapped;
 	__u8 replied; /* both spoke; TCP: and the first one acknowledged what it heard */
 	__u8 closing; /* the ends that say no more: 1 << end; both after a RST */
-	__u8 service_class;
+	__u8 service_class; /* of what each local end sends, four bits each, [0]'s the lower ones */
 	__u8 half_open; /* TCP: answered, and that is not acknowledged yet */
 	__u8 pad;
 	__u16 payer; /* the place whose share of established flows it is counted to */
@@ -326,7 +371,7 @@ struct recent {
 	__u16 place[2];
 	__u16 tick; /* of the clock when the flow itself was looked at */
 	__u8 swapped;
-	__u8 pad;
+	__u8 service_class; /* the flow's */
 	__u64 check;
 };
 
@@ -357,6 +402,8 @@ struct fabric {
 
 struct uplink {
 	__u32 ifindex; /* 0: no such slot */
+	__u32 ps_per_byte; /* at its capacity; 0: nothing is scheduled */
+	__u32 lead; /* the first slot of the same device, whose clocks it goes by */
 	__u32 pad;
 	struct addr address[2]; /* IPv4 and IPv6; all zero: none */
 };

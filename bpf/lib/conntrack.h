@@ -7,6 +7,7 @@
 #ifndef MESHFABRIC_CONNTRACK_H
 #define MESHFABRIC_CONNTRACK_H
 
+#include "classify.h"
 #include "policy.h"
 #include "settle.h"
 
@@ -14,7 +15,14 @@
 struct trip {
 	__u32 from;
 	__u32 to;
+	__u32 noted; /* its class, as a note */
 };
+
+static __always_inline void note_trip(struct __sk_buff *skb, const struct trip *trip)
+{
+	skb->cb[SENDER] = trip->from;
+	skb->cb[CLASS_NOTED] = trip->noted;
+}
 
 static __always_inline bool is_current(const struct flow *flow)
 {
@@ -24,8 +32,8 @@ static __always_inline bool is_current(const struct flow *flow)
 	return first && second && flow->generation[0] == *first && flow->generation[1] == *second;
 }
 
-static __always_inline int record(const struct packet *p, struct flow *flow, const struct end *first,
-				  const struct end *second)
+static __always_inline int record(struct __sk_buff *skb, const struct packet *p, struct flow *flow,
+				  const struct end *first, const struct end *second)
 {
 	flow->place[0] = first->place;
 	flow->place[1] = second->place;
@@ -34,6 +42,8 @@ static __always_inline int record(const struct packet *p, struct flow *flow, con
 	flow->identity[0] = first->identity;
 	flow->identity[1] = second->identity;
 	flow->seen_ns = bpf_ktime_get_coarse_ns();
+	flow->service_class = classes_of_ends(flow->place, p->key.protocol, port_of(p, !flow->swapped));
+	skb->cb[CLASS_NOTED] = note_of(flow->service_class, sender_in(flow, p));
 	note_end(flow, p);
 	return put_flow(p, flow);
 }
@@ -94,7 +104,7 @@ static __noinline int admit_by_policy(struct __sk_buff *skb, const struct packet
 	int reason = judge(skb, p, &flow, first, second);
 	if (reason) /* a known flow stays, stale: forgotten, it would be the far end's to begin, the other way round */
 		return reason;
-	return p->role == OPENS || known ? record(p, &flow, first, second) : 0;
+	return p->role == OPENS || known ? record(skb, p, &flow, first, second) : 0;
 }
 
 /* An error has no flow of its own. (One function less deep than its flow's: the stack is short.) */

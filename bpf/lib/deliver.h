@@ -8,6 +8,7 @@
 #define MESHFABRIC_DELIVER_H
 
 #include <linux/if_packet.h>
+#include "classify.h"
 #include "complaint.h"
 #include "demand.h"
 #include "mss.h"
@@ -112,6 +113,7 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 	if (mtu_of(tunnel) && is_too_big(skb, p, ETH_HLEN, mtu_of(tunnel)))
 		return complain(skb, p, mtu_of(tunnel));
 	note_traffic(skb, node_index);
+	tell_noted_class(skb, p, ETH_HLEN);
 	return send_into_tunnel(skb, device_of(tunnel), skb->len - ETH_HLEN, place, FORWARDED_TO_NODE);
 }
 

@@ -84,6 +84,7 @@ static __always_inline bool recall(const struct packet *p, struct trip *trip)
 	bool turned = copy.swapped != p->swapped;
 	trip->from = turned ? copy.place[1] : copy.place[0];
 	trip->to = turned ? copy.place[0] : copy.place[1];
+	trip->noted = note_of(copy.service_class, turned);
 	return true;
 }
 
@@ -125,6 +126,7 @@ static __always_inline void keep_recent(const struct packet *p, const struct flo
 		.place = {flow->place[0], flow->place[1]},
 		.tick = current_tick(),
 		.swapped = flow->swapped,
+		.service_class = flow->service_class,
 	};
 	slot_word *slot = slot_for(hash, key, copy.tick);
 

@@ -13,6 +13,7 @@
 #ifndef MESHFABRIC_RELAY_H
 #define MESHFABRIC_RELAY_H
 
+#include "class.h"
 #include "deliver.h"
 #include "outer.h"
 #include "rewrite.h"
@@ -119,11 +120,12 @@ static __noinline int relay(struct __sk_buff *skb, __u32 port)
 		return drop(skb, TTL_EXPIRED);
 	if (!spend_rate(from->end.number, skb->len))
 		return drop(skb, RELAY_FULL);
-	__u32 ifindex = target->ifindex, mark = target->mark;
+	__u32 ifindex = target->ifindex, mark = target->mark, number = from->end.number;
 	if (!readdress(skb, &o, &from->end, target))
 		return drop(skb, MALFORMED);
 	count(skb, RELAYED);
 	skb->mark = mark;
+	tell_class(skb, DEFAULT_CLASS, number); /* else it would be taken for WireGuard's own */
 	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
 }
 

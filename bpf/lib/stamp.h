@@ -18,6 +18,7 @@
 #define MESHFABRIC_STAMP_H
 
 #include "address.h"
+#include "class.h"
 #include "probe.h"
 #include "question.h"
 #include "turn.h"
@@ -127,6 +128,7 @@ static __noinline int probe_reflect(struct __sk_buff *skb, const struct packet *
 	write_answer(&answer, &question, p->ttl);
 	if (!rewrite(skb, p, &question, &answer) || !turn_round(skb, p))
 		return drop(skb, MALFORMED);
+	tell_class(skb, CONTROL_CLASS, 0);
 	return send_into_tunnel(skb, skb->ifindex, skb->len, place, PROBE_REFLECTED);
 }
 
@@ -196,7 +198,10 @@ static __noinline int probe_leaves(struct __sk_buff *skb, const struct packet *p
 		write_time(&new, bpf_ktime_get_ns());
 	else
 		write_own(&new, path, place, skb->ifindex);
-	return rewrite(skb, p, &old, &new) ? TC_ACT_UNSPEC : drop(skb, MALFORMED);
+	if (!rewrite(skb, p, &old, &new))
+		return drop(skb, MALFORMED);
+	tell_class(skb, CONTROL_CLASS, 0);
+	return TC_ACT_UNSPEC;
 }
 
 #endif

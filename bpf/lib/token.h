@@ -23,6 +23,7 @@
 #define MESHFABRIC_TOKEN_H
 
 #include "carrier.h"
+#include "class.h"
 #include "demand.h"
 #include "turn.h"
 #include "verdict.h"
@@ -65,6 +66,7 @@ static __noinline void probe_path(struct round *r, const struct probe_ends *ends
 	r->skb->mark = fabric_mark;
 	r->skb->cb[JUDGED_LENGTH] = r->skb->len - ETH_HLEN;
 	r->skb->cb[FOR_PLACE] = FIRST_NODE + at / MAX_PATHS;
+	tell_class(r->skb, CONTROL_CLASS, 0);
 	bpf_clone_redirect(r->skb, ifindex, 0);
 	r->token->probes++;
 	r->token->left--;

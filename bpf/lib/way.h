@@ -24,9 +24,10 @@ static __noinline int follow(struct __sk_buff *skb, const struct packet *p)
 	if (!flow || !is_current(flow))
 		return 0;
 	__u32 turned = sender_in(flow, p);
-	struct trip trip = {flow->place[turned], flow->place[!turned]};
+	struct trip trip = {flow->place[turned], flow->place[!turned], note_of(flow->service_class, turned)};
 	if (!is_sender(skb, &trip) || !keep_alive(flow, p))
 		return 0;
+	note_trip(skb, &trip);
 	if (is_established(flow) && trip.from != WORLD &&
 	    trip.to != WORLD) /* those want their translation as well */
 		keep_recent(p, flow);
@@ -44,8 +45,10 @@ static __always_inline int find_place(struct __sk_buff *skb, const struct packet
 {
 	struct trip trip;
 
-	if (recall(p, &trip) && is_sender(skb, &trip))
+	if (recall(p, &trip) && is_sender(skb, &trip)) {
+		note_trip(skb, &trip);
 		return trip.to;
+	}
 	int place = follow(skb, p);
 	if (!place)
 		place = ask(skb, p);

@@ -164,6 +164,8 @@ def load_datapath(settings: Settings) -> Datapath:
             "loss_limit": number(loss_limit(settings.probe.loss_percent)),
             "rtt_limit_us": number(int(settings.probe.rtt_ms * US_PER_MS)),
             "longest_hold_ns": int(settings.probe.hold_s * NS_PER_S).to_bytes(8, "little"),
+            "wg_keeps_hash": bytes([settings.wireguard is WireGuardKind.KERNEL]),
+            "tunnel_mark": number(datapath.mark_base),
             "fabric_mark": FABRIC_MARK.to_bytes(4, "little"),
         },
     )
@@ -274,7 +276,11 @@ class Agent:
             PlainDevices(settings.prefix, self._netlink),
             Routing(own_tables, outer, self._netlink),
             Mtus(lambda name: self._workloads.devices(name), self._netlink),
-            Queues(self._events.note, self._netlink),
+            Queues(
+                self._events.note,
+                lambda device, paced: self._loop.feed([Event(Kind.PACED, device, paced or None)]),
+                self._netlink,
+            ),
             Delays(self._events.note, self._netlink),
             MapTables(datapath.maps, self._maps),
             upgrade.Replacing(

@@ -34,11 +34,11 @@ Guard = Callable[[Etcd, str, Sequence[Text], Sequence[str]], Awaitable[None]]
 
 
 class Noun(NamedTuple, Generic[Text]):
-    """What people write documents of; nodes make `table` of them."""
+    """What people write documents of; nodes make `tables` of them."""
 
     kind: keys.RecordKind
     text: type[Text]
-    table: Table
+    tables: tuple[Table, ...]
 
     @property
     def word(self) -> str:
@@ -46,8 +46,8 @@ class Noun(NamedTuple, Generic[Text]):
         return keys.DOCUMENTS[self.kind]
 
 
-POLICY = Noun(keys.RecordKind.POLICY, PolicyText, Table.POLICY)
-CLASS = Noun(keys.RecordKind.CLASS, ClassText, Table.WORKLOADS)
+POLICY = Noun(keys.RecordKind.POLICY, PolicyText, (Table.POLICY,))
+CLASS = Noun(keys.RecordKind.CLASS, ClassText, (Table.CLASSES, Table.WORKLOADS, Table.CLASS_RULES))
 
 
 class Applied(NamedTuple):
@@ -82,7 +82,7 @@ class Report(msgspec.Struct, frozen=True):
         for name in applied.outcomes:
             if why := self.refused.get(f"{applied.noun.kind.value}/{name}"):
                 return f"refuses {name}: {why}"
-        return self.failing.get(applied.noun.table.value, "")
+        return next((self.failing[one.value] for one in applied.noun.tables if one.value in self.failing), "")
 
 
 def run(reach: Reach, work: Callable[[Etcd], Awaitable[T]]) -> T:

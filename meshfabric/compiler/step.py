@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 from meshfabric.compiler.addresses import address_entry, addresses_of_node, prefixes_around
+from meshfabric.compiler.classes import class_entries
 from meshfabric.compiler.pairs import Pairs, all_pairs, forget_rules, join, rules_for, touched_pairs
 from meshfabric.compiler.paths import node_entries, workload_mtu
 from meshfabric.compiler.plain import plain_device_entries, plain_end_entries, plain_rule_entries
@@ -34,6 +35,7 @@ from meshfabric.model.plan import Change, Entries, Plan, Table, Unit
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
+    CLASS_RULE_KEY,
     FIRST_NODE,
     NUMBER,
     POLICY_KEY,
@@ -83,6 +85,9 @@ def stale_places(world: World, changes: Iterable[Change]) -> set[int]:
             places |= _places_before(change)
         elif change.table is Table.WORKLOADS:
             places.add(_number(change.key))
+        elif change.table is Table.CLASS_RULES:
+            assert isinstance(change.key, bytes)
+            places.add(CLASS_RULE_KEY.unpack(change.key)[1])
         elif change.table is Table.NODES and change.value is None:
             places.add(FIRST_NODE + _number(change.key))
         elif change.table is Table.POLICY:
@@ -123,6 +128,7 @@ def _all_units(world: World) -> Iterator[Unit]:
         ("loop",),
         ("rules",),
         ("relay",),
+        ("classes",),
     )
     yield from _tunnels(world, range(MAX_SLOTS))
     yield from _for_nodes(world.nodes)
@@ -203,6 +209,16 @@ def _by_draining(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from (("node", name) for name in world.nodes)
 
 
+def _by_class(world: World, event: Event, before: object) -> Iterator[Unit]:
+    yield ("classes",)
+    yield from (("workload", name) for name in world.workloads)
+
+
+def _by_paced(world: World, event: Event, before: object) -> Iterator[Unit]:
+    yield ("uplinks",)
+    yield from (("workload", name) for name in world.workloads)
+
+
 def _by_workload(world: World, event: Event, before: object) -> Iterator[Unit]:
     yield from (("workload", event.key), ("endpoint", event.key))
     if event.key == host_name(world):
@@ -238,7 +254,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.ALIVE: _nothing,
     Kind.REVOKED: _by_node,
     Kind.POLICY: _nothing,
-    Kind.CLASS: _nothing,
+    Kind.CLASS: _by_class,
     Kind.ENDPOINT: _nothing,
     Kind.WORKLOAD: _by_workload,
     Kind.LINK: _by_link,
@@ -248,6 +264,7 @@ _TOUCHED: dict[Kind, Callable[[World, Event, Any], Iterator[Unit]]] = {
     Kind.DRAINING: _by_draining,
     Kind.HEARD: _by_heard,
     Kind.CARRIED: _by_path,
+    Kind.PACED: _by_paced,
 }
 
 
@@ -360,6 +377,7 @@ _COMPILE: dict[str, Callable[..., Entries]] = {
     "probe": probe_entries,
     "relay": relay_entries,
     "loop": loop_entries,
+    "classes": class_entries,
     "workload": workload_entries,
     "endpoint": endpoint_record_entries,
 }

@@ -1,5 +1,6 @@
 """The local workloads, the fabric as the datapath sees it, and the host's routes into it."""
 
+from meshfabric.compiler.classes import capacity_of, classed, lead_of
 from meshfabric.compiler.paths import workload_mtu
 from meshfabric.compiler.programs import program_entries
 from meshfabric.compiler.wireguard import UNREACHABLE_METRIC
@@ -28,20 +29,28 @@ def host_name(world: World) -> str:
 
 
 def workload_entries(world: World, name: str) -> Entries:
-    """A workload's device, identity and MTU; nothing until its device was seen."""
+    """A workload's device, identity, MTU and classes; nothing until its device was seen."""
     workload = world.workloads.get(name)
     place = world.workload_numbers.find(name)
     link = world.links.get(workload.device) if workload else None
     if workload is None or place is None or link is None:
         return {}
     mtu = workload_mtu(world)
+    found = classed(world, place, workload.labels)
     value = workload_value(
-        link.index, world.identity(workload.labels), mtu, DELIVERY[workload.kind], workload.mac
+        link.index,
+        world.identity(workload.labels),
+        mtu,
+        DELIVERY[workload.kind],
+        workload.mac,
+        found.number,
+        found.rules,
     )
     return {
         (Table.WORKLOADS, number(place)): value,
         (Table.DEVICES, number(link.index)): number(place),
         (Table.MTUS, name): mtu,
+        **found.entries,
         **program_entries(link, "workload"),
     }
 
@@ -62,7 +71,9 @@ def uplink_entries(world: World) -> Entries:
         wanted = world.settings.uplinks[uplink.slot]
         link = world.links[wanted.device]
         addresses = [parse_address(address) for address in uplink.addresses]
-        entries[Table.UPLINKS, number(uplink.slot)] = uplink_value(link.index, addresses)
+        entries[Table.UPLINKS, number(uplink.slot)] = uplink_value(
+            link.index, addresses, capacity_of(world, uplink.slot), lead_of(world, uplink.slot)
+        )
         entries |= program_entries(link, "uplink")
         if wanted.qdisc is Queue.AUTO and link.up:
             entries[Table.QUEUES, link.name] = FairQueue(link.index)

@@ -31,6 +31,7 @@ OUR_MQ = 0x4D460000
 OTHERWISE = FairQueue(0)  # differs from all that is wanted
 
 Tell = Callable[[str, str], None]
+Pace = Callable[[str, bool], None]
 
 
 class Qdisc(NamedTuple):
@@ -70,6 +71,11 @@ def decide(there: Sequence[Qdisc]) -> Decision:
     return _decide_one(root)
 
 
+def is_paced(there: Sequence[Qdisc]) -> bool:
+    """Whether every packet leaves the device when its time has come: by fq alone."""
+    return bool(there) and decide(there) == Decision()
+
+
 def observe(device: str, ifindex: int) -> list[Qdisc]:
     """The queues that packets leave the device by, its root first."""
     with rtnl.session(f"device {device}", "list its queues") as route:
@@ -87,12 +93,15 @@ def graft(device: str, ifindex: int, wanted: Iterable[Graft]) -> None:
 
 
 class Queues:
-    """A target of the reconcile loop; `tell` notes an event."""
+    """A target of the reconcile loop; `tell` notes an event, `pace` takes in whether packets leave a device
+    when their time has come, first and whenever that changes.
+    """
 
     tables = (Table.QUEUES,)
 
-    def __init__(self, tell: Tell, lane: Lane) -> None:
-        self._tell, self._lane = tell, lane
+    def __init__(self, tell: Tell, pace: Pace, lane: Lane) -> None:
+        self._tell, self._pace, self._lane = tell, pace, lane
+        self._paced: dict[str, bool] = {}
         self._wanted: dict[str, FairQueue] = {}
         self._told: dict[str, str] = {}
         self._lacking: bool | None = None
@@ -106,6 +115,7 @@ class Queues:
         for change in changes:
             if change.value is None:
                 self._wanted.pop(change.key, None)
+                self._note_paced(change.key, False)
                 continue
             self._wanted[change.key] = change.value
             if not await self._lacks():
@@ -114,8 +124,10 @@ class Queues:
     async def _seen(self, device: str, wanted: FairQueue) -> FairQueue:
         if await self._lacks():
             return wanted
-        decision = decide(await self._lane.run(observe, device, wanted.ifindex))
+        there = await self._lane.run(observe, device, wanted.ifindex)
+        decision = decide(there)
         self._tell_kept(device, decision)
+        self._note_paced(device, is_paced(there))
         return OTHERWISE if decision.grafts else wanted
 
     async def _make(self, device: str, ifindex: int) -> None:
@@ -125,6 +137,13 @@ class Queues:
         if decision.grafts:
             await self._lane.run(graft, device, ifindex, decision.grafts)
             self._tell("queue set", f"{device}: fq instead of {there[0]}")
+            there = await self._lane.run(observe, device, ifindex)
+        self._note_paced(device, is_paced(there))
+
+    def _note_paced(self, device: str, paced: bool) -> None:
+        if self._paced.get(device, False) != paced:
+            self._paced[device] = paced
+            self._pace(device, paced)
 
     def _tell_kept(self, device: str, decision: Decision) -> None:
         kept = ", ".join(map(str, decision.kept))

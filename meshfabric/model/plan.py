@@ -37,6 +37,8 @@ class Table(Enum):
     NODES = "nodes"
     PROBES = "probes"
     LOOP = "loop"
+    CLASSES = "classes"
+    CLASS_RULES = "class_rules"
     WORKLOADS = "workloads"
     DEVICES = "devices"
     POLICY = "policy"
@@ -54,6 +56,8 @@ MAPS = (
     Table.NODES,
     Table.PROBES,
     Table.LOOP,
+    Table.CLASSES,
+    Table.CLASS_RULES,
     Table.WORKLOADS,
     Table.DEVICES,
     Table.POLICY,

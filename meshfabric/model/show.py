@@ -11,7 +11,10 @@ from meshfabric.model.ports import MAX_PORT, Ports, format_ports
 from meshfabric.model.tables import (
     ADDRESS_KEY,
     ADDRESS_VALUE,
+    ANY_DSCP,
     AUDITING,
+    CLASS_FIXED_BITS,
+    CLASS_RULE_KEY,
     FABRIC_COUNT,
     FABRIC_HEAD,
     FABRIC_PREFIX,
@@ -30,8 +33,10 @@ from meshfabric.model.tables import (
     RELAY_SOURCE,
     RELAY_SOURCE_KEY,
     RELAY_TARGET,
+    TRAFFIC_CLASS,
     UPLINK,
     WORKLOAD,
+    ClassRule,
     Delivery,
     Direction,
     Verdict,
@@ -103,9 +108,24 @@ def _address(value: bytes) -> str:
 
 
 def _workload(value: bytes) -> str:
-    ifindex, identity, mtu, delivery, mac = WORKLOAD.unpack(value)
+    ifindex, identity, mtu, delivery, number, mac, rules = WORKLOAD.unpack(value)
     way = Delivery(delivery).name.lower()
-    return f"ifindex {ifindex} identity {identity} mtu {mtu} {way} {mac.hex(':')}"
+    shown = f"ifindex {ifindex} identity {identity} mtu {mtu} {way} {mac.hex(':')}"
+    words = [str(one.name).lower().replace("_", " ") for one in ClassRule(rules)]
+    return shown + (f" class {number}" if number else "") + "".join(f", {word}" for word in words)
+
+
+def _class_rule_key(key: bytes) -> str:
+    bits, place, dscp, protocol, port = CLASS_RULE_KEY.unpack(key)
+    about = "" if dscp == ANY_DSCP else f"dscp {dscp} "
+    return f"place {place} {about}{_ports(bits - CLASS_FIXED_BITS, protocol, int.from_bytes(port, 'big'))}"
+
+
+def _class(value: bytes) -> str:
+    guaranteed, most, priority, dscp, _ = TRAFFIC_CLASS.unpack(value)
+    rates = ("guaranteed", guaranteed), ("most", most)
+    shown = [f"{word} {one} ps a byte" for word, one in rates if one]
+    return ", ".join([f"priority {priority} dscp {dscp}", *shown])
 
 
 def _policy_key(key: bytes) -> str:
@@ -145,10 +165,10 @@ def _prefixes(packed: bytes, used: int) -> str:
 
 
 def _uplink(value: bytes) -> str:
-    ifindex, *addresses = UPLINK.unpack(value)
-    return " ".join(
-        [f"ifindex {ifindex}", *(format_address(address) for address in addresses if any(address))]
-    )
+    ifindex, ps_per_byte, lead, *addresses = UPLINK.unpack(value)
+    pace = [f"{ps_per_byte} ps a byte by the clocks of slot {lead}"] if ps_per_byte else []
+    known = (format_address(address) for address in addresses if any(address))
+    return " ".join([f"ifindex {ifindex}", *known, *pace])
 
 
 def _masked(address: bytes, mask: bytes) -> str:
@@ -164,6 +184,8 @@ _KEYS: dict[str, Callable[[bytes], str]] = {
     "nodes": _node_key,
     "probes": _node_key,
     "loop": _number,
+    "classes": lambda key: f"class {_number(key)}",
+    "class_rules": _class_rule_key,
     "workloads": lambda key: f"place {_number(key)}",
     "devices": lambda key: f"ifindex {_number(key)}",
     "policy": _policy_key,
@@ -178,6 +200,8 @@ _VALUES: dict[str, Callable[[bytes], str]] = {
     "nodes": _node,
     "probes": _probe,
     "loop": lambda value: "out ifindex {} in ifindex {}".format(*LOOP.unpack(value)),
+    "classes": _class,
+    "class_rules": lambda value: f"class {_number(value)}",
     "workloads": _workload,
     "devices": lambda value: f"place {_number(value)}",
     "policy": _policy,

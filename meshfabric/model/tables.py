@@ -22,11 +22,19 @@ MAX_PATHS = 8
 BITS_OF_A_RANK = 4
 MAX_PREFIXES = 8
 MAX_EXPOSED = 8
+MAX_SLOTS = 8
+CLASSES = 16
+PRIORITIES = 8
+ANY_DSCP = 64
+PS_PER_BYTE_AT_1_BIT = 8 * 10**12  # a byte at 1 bit/s, in ps
 NOWHERE = 0
 
 ADDRESS_KEY = struct.Struct("=I16s")
 ADDRESS_VALUE = struct.Struct("=II")
-WORKLOAD = struct.Struct("=IIHBx6s6x")
+WORKLOAD = struct.Struct("=IIHBB6sB5x")
+CLASS_RULE_KEY = struct.Struct("=IIBB2s")
+TRAFFIC_CLASS = struct.Struct("=IIBB?x")
+CLASS_COUNTER = struct.Struct("=5Q")
 SHARES = 64
 NODE = struct.Struct(f"=I{MAX_PATHS}H{MAX_PATHS}II{SHARES}s")
 PLAIN_KEY = struct.Struct("=II")
@@ -46,13 +54,14 @@ AUDIT = struct.Struct("=16s16sII2sBB4x")
 FABRIC_HEAD = struct.Struct("=II")
 FABRIC_PREFIX = struct.Struct("=16s16s")
 FABRIC_COUNT = struct.Struct("=I4x")
-UPLINK = struct.Struct("=I4x16s16s")
+UPLINK = struct.Struct("=III4x16s16s")
 NUMBER = struct.Struct("=I")
 COUNTER = struct.Struct("=QQ")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
 FLOW = struct.Struct("=Q6I5BxH2s6x16s")
 
 POLICY_FIXED_BITS = 72  # subject, peer, direction
+CLASS_FIXED_BITS = 40  # place, DSCP
 PROTOCOL_BITS = 8
 PORT_BITS = 16
 
@@ -62,6 +71,14 @@ class Delivery(IntEnum):
 
     PEER = 1
     EGRESS = 2
+
+
+class ClassRule(IntFlag):
+    """How the class of a workload's packets is found, beside its own (enum class_rule)."""
+
+    BY_PORT = 1
+    BY_DSCP = 2
+    TELLS_DEFAULT = 4
 
 
 class Direction(IntEnum):
@@ -127,6 +144,7 @@ class Reason(IntEnum):
     FLOW_MOVED = 31
     RELAYED = 32
     RELAY_FULL = 33
+    QUEUE_FULL = 34
 
 
 FIRST_DROP = Reason.MALFORMED
@@ -246,6 +264,18 @@ class TokenState(NamedTuple):
     strays: int
 
 
+class ClassCount(NamedTuple):
+    """What became of the packets of a class at an uplink (struct class_counter); `delay_ns` is the sum of how
+    long each of `packets` was held back, `dropped` are none of them.
+    """
+
+    packets: int = 0
+    octets: int = 0
+    marked: int = 0
+    dropped: int = 0
+    delay_ns: int = 0
+
+
 class FlowSeen(NamedTuple):
     """A flow as the datapath keeps it (struct flow_key, struct flow); of two the first is the end that spoke
     first. `ports`: of ICMP echoes the identifier at the asking end, the request's type at the other.
@@ -269,9 +299,36 @@ def address_value(identity: int, place: int) -> bytes:
     return ADDRESS_VALUE.pack(identity, place)
 
 
-def workload_value(ifindex: int, identity: int, mtu: int, delivery: Delivery, mac: str) -> bytes:
-    """Value of `workloads`."""
-    return WORKLOAD.pack(ifindex, identity, mtu, delivery, bytes.fromhex(mac.replace(":", "")))
+def workload_value(
+    ifindex: int,
+    identity: int,
+    mtu: int,
+    delivery: Delivery,
+    mac: str,
+    class_number: int = 0,
+    class_rules: int = 0,
+) -> bytes:
+    """Value of `workloads`; `class_rules` is a sum of `ClassRule`."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    return WORKLOAD.pack(ifindex, identity, mtu, delivery, class_number, octets, class_rules)
+
+
+def class_rule_key(
+    place: int, dscp: int = ANY_DSCP, protocol: int = 0, port: int = 0, port_bits: int = 0
+) -> bytes:
+    """Key of `class_rules`; protocol 0 means any protocol, no `port_bits` any port."""
+    bits = CLASS_FIXED_BITS + (PROTOCOL_BITS + port_bits if protocol else 0)
+    return CLASS_RULE_KEY.pack(bits, place, dscp, protocol, port.to_bytes(2, "big"))
+
+
+def class_value(priority: int, dscp: int, guaranteed: int = 0, most: int = 0) -> bytes:
+    """Value of `classes`; the rates in bit/s, at least 2 kbit/s, 0: none is set."""
+    return TRAFFIC_CLASS.pack(ps_per_byte(guaranteed), ps_per_byte(most), priority, dscp, True)
+
+
+def ps_per_byte(rate: int) -> int:
+    """How long a byte takes at a rate in bit/s, in picoseconds; 0 for the rate 0, which is none."""
+    return -(-PS_PER_BYTE_AT_1_BIT // rate) if rate else 0
 
 
 def node_value(
@@ -379,10 +436,13 @@ def _packed_prefixes(prefixes: Sequence[Prefix], room: int) -> bytes:
     return body.ljust(room * FABRIC_PREFIX.size, b"\0")
 
 
-def uplink_value(ifindex: int, addresses: Iterable[Address] = ()) -> bytes:
-    """Value of `uplinks`; of each family the first address counts."""
+def uplink_value(ifindex: int, addresses: Iterable[Address] = (), capacity: int = 0, lead: int = 0) -> bytes:
+    """Value of `uplinks`; of each family the first address counts. `capacity` in bit/s, 0: nothing is
+    scheduled; `lead` is the first slot of the same device.
+    """
     by_family = {is_ipv4(address): address for address in reversed([*addresses])}
-    return UPLINK.pack(ifindex, by_family.get(True, bytes(16)), by_family.get(False, bytes(16)))
+    own = (by_family.get(True, bytes(16)), by_family.get(False, bytes(16)))
+    return UPLINK.pack(ifindex, ps_per_byte(capacity), lead, *own)
 
 
 def number(value: int) -> bytes:
@@ -421,6 +481,12 @@ def read_counter(per_cpu: list[bytes]) -> tuple[int, int]:
     """Packets and bytes of one reason, summed over the CPUs."""
     pairs = [COUNTER.unpack(value[: COUNTER.size]) for value in per_cpu]
     return sum(packets for packets, _ in pairs), sum(octets for _, octets in pairs)
+
+
+def read_class_counter(per_cpu: list[bytes]) -> ClassCount:
+    """What became of one class at one uplink, summed over the CPUs."""
+    counts = [CLASS_COUNTER.unpack(value[: CLASS_COUNTER.size]) for value in per_cpu]
+    return ClassCount(*map(sum, zip(*counts, strict=True)))
 
 
 def read_flow(key: bytes, value: bytes) -> FlowSeen:

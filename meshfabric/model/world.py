@@ -51,6 +51,7 @@ class Kind(Enum):
     ROTATION = "rotation"  # key "": RotationRecord
     DRAINING = "draining"  # name of an uplink of this node: True
     HEARD = "heard"  # tunnel device, node name: (Address, port) that WireGuard hears the node from
+    PACED = "paced"  # device of an uplink: True, where each packet leaves when its time has come (fq)
     CARRIED = "carried"  # tunnel device, node name: bytes of the largest packet, where uplinks promise more
 
 
@@ -141,6 +142,7 @@ class World:
         self.rotation: dict[str, RotationRecord] = {}
         self.draining: dict[str, bool] = {}
         self.heard: dict[tuple[str, str], tuple[Address, int]] = {}
+        self.paced: dict[str, bool] = {}
         self.carried: dict[tuple[str, str], int] = {}
         self.identities = Numbers(FIRST_IDENTITY, LAST_IDENTITY)
         self.labels: dict[int, Labels] = {}  # identities, the other way round

@@ -35,6 +35,7 @@ MEANING = {
     Reason.NAT_FULL: "no port of the node is left for another flow to that end of the world",
     Reason.RELAYED: "encrypted packet of another node, handed on to a third one",
     Reason.RELAY_FULL: "to be handed on, but beyond the sending node's rate (relay_mbit)",
+    Reason.QUEUE_FULL: "its class would have waited too long at the uplink (docs/qos.md)",
     Reason.STRANGER: "not encrypted, and not from the uplink of the node whose address it bears",
     Reason.FLOW_MOVED: "a TCP connection suffered on the path that was its share, and takes another",
 }

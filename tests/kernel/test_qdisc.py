@@ -34,7 +34,12 @@ class Uplink:
         self.told: list[tuple[str, str]] = []
         self.wanted = FairQueue(self.index)
         self._lane = Lane("netlink")
-        self.target = Queues(lambda what, detail: self.told.append((what, detail)), self._lane)
+        self.paced: list[bool] = []
+        self.target = Queues(
+            lambda what, detail: self.told.append((what, detail)),
+            lambda device, paced: self.paced.append(paced),
+            self._lane,
+        )
 
     def tc(self, words: str) -> None:
         """What an operator types."""
@@ -117,6 +122,7 @@ def test_what_an_operator_set_is_left_alone_and_told_once(
     assert not uplink.differs()
     assert uplink.there() == before
     assert uplink.told == [("queue left alone", f"{UPLINK}: an operator set {kept}, so there is no fq")]
+    assert uplink.paced == []
     uplink.close()
 
 
@@ -129,6 +135,7 @@ def test_a_kernel_without_fq_is_told_of_once_and_left_as_it_is(monkeypatch: pyte
     assert not uplink.differs()
     assert uplink.there() == before
     assert uplink.told == [("no fq", "the uplinks' queues stay as they are: no such queue")]
+    assert uplink.paced == []
     uplink.close()
 
 
@@ -161,6 +168,9 @@ def test_what_the_kernel_took_by_itself_becomes_fq() -> None:
     uplink.round()
     assert not uplink.differs()
     assert uplink.there() == made
+    assert uplink.paced == [True]
+    uplink.forget()
+    assert uplink.paced == [True, False]
     uplink.close()
 
 
@@ -170,7 +180,7 @@ def test_fq_of_somebody_else_is_adopted() -> None:
     uplink.tc("qdisc add dev {dev} root handle 5: fq limit 5000")
     uplink.round()
     assert uplink.there() == [Qdisc("fq", 0x50000, ROOT)]
-    assert uplink.told == []
+    assert (uplink.told, uplink.paced) == ([], [True])
     uplink.close()
 
 

@@ -35,12 +35,16 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a program did: verdict, packet afterwards, mark, and how often each reason was counted."""
+    """What a program did: verdict, packet afterwards, mark, and how often each reason was counted.
+
+    `noted` is the last word of the private ones.
+    """
 
     action: int
     packet: bytes
     mark: int
     counted: dict[Reason, tuple[int, int]]
+    noted: int = 0
 
     @property
     def reason(self) -> Reason | None:
@@ -121,7 +125,9 @@ class Rig:
             for (reason, now), then in zip(self._counters().items(), before.values(), strict=True)
             if now != then
         }
-        return Run(done.retval, done.data_out, SkbContext.unpack(done.ctx_out).mark, counted)
+        after = SkbContext.unpack(done.ctx_out)
+        noted = int.from_bytes(after.cb[-4:], sys.byteorder)
+        return Run(done.retval, done.data_out, after.mark, counted, noted)
 
     def path(self, place: int, index: int) -> tables.PathState:
         """The state of a node's path."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from meshfabric.model import tables
+from meshfabric.model import qos, tables
 from meshfabric.model.addresses import parse_network, prefix_of
-from meshfabric.model.tables import Delivery, Direction, Fault, Reason, Verdict
+from meshfabric.model.tables import ClassRule, Delivery, Direction, Fault, Reason, Verdict
 from meshfabric.observe import flows
 from meshfabric.probe import packet
 
@@ -42,13 +42,35 @@ PACKED = {
     "address_key": (tables.address_key(PREFIX), {"prefixlen": (112, 4)}),
     "address_value": (tables.address_value(5, 6), {"identity": (5, 4), "place": (6, 4)}),
     "workload": (
-        tables.workload_value(1, 2, 1380, Delivery.EGRESS, MAC),
+        tables.workload_value(1, 2, 1380, Delivery.EGRESS, MAC, 9, 5),
         {
             "ifindex": (1, 4),
             "identity": (2, 4),
             "mtu": (1380, 2),
             "delivery": (2, 1),
+            "class": (9, 1),
+            "class_rules": (5, 1),
             "mac": (0x07 << 40 | 2, 6),
+        },
+    ),
+    "class_rule_key": (
+        tables.class_rule_key(7, 46, 6, 443, 16),
+        {
+            "prefixlen": (64, 4),
+            "place": (7, 4),
+            "dscp": (46, 1),
+            "protocol": (6, 1),
+            "port": (int.from_bytes((443).to_bytes(2, "big"), "little"), 2),
+        },
+    ),
+    "traffic_class": (
+        tables.class_value(5, 46, 20_000_000, 80_000_000),
+        {
+            "guaranteed": (400_000, 4),
+            "most": (100_000, 4),
+            "priority": (5, 1),
+            "dscp": (46, 1),
+            "known": (1, 1),
         },
     ),
     "node": (
@@ -113,7 +135,10 @@ PACKED = {
         {"precedence": (1000, 4), "verdict": (1, 1), "audited": (1, 1)},
     ),
     "fabric": (tables.fabric_value(3, [PREFIX]), {"n_prefixes": (1, 4), "self": (3, 4)}),
-    "uplink": (tables.uplink_value(7, [bytes(range(16))]), {"ifindex": (7, 4)}),
+    "uplink": (
+        tables.uplink_value(7, [bytes(range(16))], 100_000_000, 2),
+        {"ifindex": (7, 4), "ps_per_byte": (80_000, 4), "lead": (2, 4)},
+    ),
 }
 
 
@@ -173,6 +198,13 @@ def spread(btf: dict[str, dict[str, Any]], struct: str, **values: bytes) -> byte
     return bytes(packed)
 
 
+def test_what_became_of_a_class_is_read_by_name(btf: dict[str, dict[str, Any]]) -> None:
+    said = {"packets": 1, "bytes": 2, "marked": 3, "dropped": 4, "delay_ns": 5}
+    packed = spread(btf, "class_counter", **{name: bytes([one]) for name, one in said.items()})
+    assert len(packed) == tables.CLASS_COUNTER.size
+    assert tables.read_class_counter([packed, packed]) == (2, 4, 6, 8, 10)
+
+
 @pytest.mark.parametrize("swapped", [0, 1])
 def test_a_flow_is_read_by_name_from_the_end_that_spoke_first(
     btf: dict[str, dict[str, Any]], swapped: int
@@ -216,6 +248,11 @@ def test_reasons_have_the_same_names_and_numbers(btf: dict[str, dict[str, Any]])
 
 def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     assert constants(btf, "delivery") == {f"DELIVER_{one.name}": one.value for one in Delivery}
+    assert constants(btf, "class_rule") == {one.name: one.value for one in ClassRule}
+    assert constants(btf, "class_number") == {
+        f"{name.upper()}_CLASS": qos.NUMBERS[name] for name in (qos.DEFAULT, qos.CONTROL)
+    }
+    assert constants(btf, "any_dscp") == {"ANY_DSCP": tables.ANY_DSCP}
     assert constants(btf, "fault") == {one.name: one.value for one in Fault}
     assert constants(btf, "direction") == {one.name: one.value for one in Direction}
     assert constants(btf, "direction_flag") == {"AUDIT": tables.AUDITING}
@@ -225,5 +262,8 @@ def test_enums_have_the_same_numbers(btf: dict[str, dict[str, Any]]) -> None:
     sizes = constants(btf, "sizes")
     for name in ("FIRST_NODE", "PLACES", "WORLD", "MAX_PATHS", "SHARES", "MAX_PREFIXES", "MAX_EXPOSED"):
         assert sizes[name] == getattr(tables, name)
+    for name in ("MAX_SLOTS", "CLASSES", "PRIORITIES"):
+        assert sizes[name] == getattr(tables, name)
+    assert (sizes["CLASSES"], sizes["PRIORITIES"]) == (qos.LAST_NUMBER + 1, qos.LAST_PRIORITY + 1)
     ports = constants(btf, "probe_port")
     assert (ports["STAMP_PORT"], ports["PROBE_PORT"]) == (packet.STAMP_PORT, packet.PROBE_PORT)

@@ -69,11 +69,11 @@ class Relay:
         target = tables.relay_end_value(address, own, port, index, one.mark)
         self.rig.maps["relay_ends"].update(one.end.key(), target)
 
-    def takes(self, packet: Packet, device: str = "up0", to: str = "") -> Run:
+    def takes(self, packet: Packet, device: str = "up0", to: str = "", program: str = "from_uplink") -> Run:
         """A packet that comes by a device, to that one's link address unless another is given."""
         mac = to or self.rig.arena.run(links.mac_of, device)
         frame = Ether(src="02:00:00:00:00:01", dst=mac) / packet
-        return self.rig.run("from_uplink", bytes(frame), device)
+        return self.rig.run(program, bytes(frame), device)
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ class Workload:
     mtu: int = POD_MTU
     delivery: Delivery = Delivery.PEER
     netkit: bool = False
+    class_number: int = 0
+    class_rules: int = 0
 
 
 @dataclass
@@ -84,6 +86,18 @@ class Rule:
     audited: bool = False
 
 
+@dataclass(frozen=True)
+class ClassRule:
+    """What class a workload's packets are of; `dscp` ANY_DSCP and protocol 0 are any."""
+
+    place: int
+    number: int
+    dscp: int = tables.ANY_DSCP
+    protocol: int = 0
+    port: int = 0
+    port_bits: int = 0
+
+
 @dataclass
 class World:
     """Everything that the agent would have written; generations by place."""
@@ -92,6 +106,9 @@ class World:
     nodes: dict[int, Node] = field(default_factory=dict)
     addresses: dict[str, Owner] = field(default_factory=dict)
     rules: list[Rule] = field(default_factory=list)
+    class_rules: list[ClassRule] = field(default_factory=list)
+    classes: dict[int, bytes] = field(default_factory=dict)
+    capacity: dict[str, int] = field(default_factory=dict)  # of an uplink, in bit/s
     generations: dict[int, int] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("10.77.0.0/16", "fd77::/32")
     exposed: tuple[str, ...] = ()
@@ -206,9 +223,16 @@ def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, by
             for r in world.rules
         },
         "workloads": {
-            number(place): tables.workload_value(ifindex[w.device], w.identity, w.mtu, w.delivery, w.mac)
+            number(place): tables.workload_value(
+                ifindex[w.device], w.identity, w.mtu, w.delivery, w.mac, w.class_number, w.class_rules
+            )
             for place, w in world.workloads.items()
         },
+        "class_rules": {
+            tables.class_rule_key(r.place, r.dscp, r.protocol, r.port, r.port_bits): number(r.number)
+            for r in world.class_rules
+        },
+        "classes": {number(which): value for which, value in world.classes.items()},
         "devices": {number(ifindex[w.device]): number(place) for place, w in world.workloads.items()},
         "nodes": {
             number(place - tables.FIRST_NODE): _packed_node(world, place, ifindex) for place in world.nodes
@@ -223,7 +247,12 @@ def packed(world: World, ifindex: Mapping[str, int]) -> dict[str, dict[bytes, by
             number(0): tables.fabric_value(world.host, _prefixes(world.prefixes), _prefixes(world.exposed))
         },
         "uplinks": {
-            number(slot): tables.uplink_value(ifindex[name], map(parse_address, world.underlay.get(name, ())))
+            number(slot): tables.uplink_value(
+                ifindex[name],
+                map(parse_address, world.underlay.get(name, ())),
+                world.capacity.get(name, 0),
+                slot,
+            )
             for name, slot in world.slots.items()
         },
     }

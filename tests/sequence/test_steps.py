@@ -151,10 +151,10 @@ def test_a_world_taken_down_is_empty_again(given: Settings, happened: list[Event
     for event in happened:
         step(world, plan, event._replace(value=None))
     assert plan == compile_plan(World(given))
-    numbers = (world.identities, world.node_numbers, world.workload_numbers)
+    numbers = (world.identities, world.node_numbers, world.workload_numbers, world.class_numbers)
     networks = (world.networks.by_number, world.networks.by_prefix, world.networks.of_apiservers)
     indexes = (*networks, world.labels, world.here, world.subjects, world.uplinks)
-    assert [len(one) for one in (*numbers, *indexes)] == [0] * 10
+    assert [len(one) for one in (*numbers, *indexes)] == [0] * 11
     assert list(world.far_ends.sizes()) == []
 
 

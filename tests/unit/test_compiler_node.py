@@ -69,7 +69,7 @@ def test_each_workload_with_a_device_is_known_both_ways(given: Settings, happene
     assert set(workloads) == {number(world.workload_numbers[name]) for name in seen}
     for name, one in seen.items():
         place = number(world.workload_numbers[name])
-        ifindex, identity, mtu, way, mac = WORKLOAD.unpack(workloads[place])
+        ifindex, identity, mtu, way, _, mac, _ = WORKLOAD.unpack(workloads[place])
         assert (ifindex, world.labels[identity]) == (world.links[one.device].index, one.labels)
         assert devices[number(ifindex)] == place
         assert mtu == plan.table(Table.MTUS)[name] >= 1280

@@ -48,6 +48,9 @@ def test_sizes_are_those_of_the_structs() -> None:
         "TOKEN": 6 * 8 + 8 * 4,
         "POLICY_KEY": 16,
         "POLICY_VALUE": 8,
+        "CLASS_RULE_KEY": 12,
+        "TRAFFIC_CLASS": 12,
+        "CLASS_COUNTER": 40,
         "COUNTER": 16,
     }
     assert {name: getattr(tables, name).size for name in sizes} == sizes
@@ -148,4 +151,4 @@ def test_what_is_read_comes_back() -> None:
 
 def test_reasons_are_in_order_and_fit_the_array() -> None:
     assert all(one < other for one, other in pairwise(Reason))
-    assert max(Reason) < 34  # REASONS in reason.h
+    assert max(Reason) < 35  # REASONS in reason.h

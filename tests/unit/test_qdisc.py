@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshfabric.kernel.qdisc import OUR_MQ, ROOT, Decision, Graft, Qdisc, decide
+from meshfabric.kernel.qdisc import OUR_MQ, ROOT, Decision, Graft, Qdisc, decide, is_paced
 
 HTB = Qdisc("htb", 0x10000, ROOT)
 CAKE = Qdisc("cake", 0x80010000, ROOT)
@@ -85,6 +85,23 @@ def test_what_was_decided_needs_no_second_decision() -> None:
                 after = {}
             after[graft.parent] = Qdisc(graft.kind, graft.handle or 0x80010000 + (i << 16), graft.parent)
         assert decide(list(after.values())) == Decision()
+
+
+@pytest.mark.parametrize(
+    ("there", "paced"),
+    [
+        ([Qdisc("fq", 0x10000, ROOT)], True),
+        (mq(OUR_MQ, "fq", "fq"), True),
+        (mq(OUR_MQ, "fq", "fq_codel"), False),
+        ([*mq(0x10000, "fq"), Qdisc("cake", 0x80010000, 0x10002)], False),
+        ([Qdisc("noqueue", 0, ROOT)], False),
+        ([HTB, Qdisc("fq", 0x20000, 0x10020)], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_packets_wait_for_their_time_where_all_is_fq(there: list[Qdisc], paced: bool) -> None:
+    assert is_paced(there) == paced
 
 
 def test_queues_are_named_as_tc_names_them() -> None:
