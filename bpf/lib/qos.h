@@ -135,8 +135,11 @@ static __always_inline __u64 take_turn(struct clocks *device, const struct reque
 		departs = 0;
 	} else {
 		departs = later(departs, r->paced);
-		for (__u32 lower = 0; lower < PRIORITIES && lower <= rank; lower++)
-			device->link[lower] = later(device->link[lower], r->now) + r->link;
+#pragma unroll /* as a loop it may go too far, for all that the verifier of Linux 6.1 sees */
+		for (__u32 lower = 0; lower < PRIORITIES; lower++) {
+			if (lower <= rank)
+				device->link[lower] = later(device->link[lower], r->now) + r->link;
+		}
 		device->guaranteed[r->class] = departs + r->guaranteed;
 		device->most[r->class] = departs + r->most;
 	}
