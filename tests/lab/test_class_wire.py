@@ -39,7 +39,7 @@ workloads:
 MOST_MBIT = 5
 CLASSES = f"name: bulk\nuplink: {{max: {MOST_MBIT}mbit}}\n"
 DSCP = {name: one.dscp for name, one in BUILT_IN.items()}
-FEW_BYTES, MANY_BYTES = 256 << 10, 4 << 20
+FEW_BYTES, MANY_BYTES = 32 << 10, 4 << 20
 PAYLOAD = 0.89
 """Of what the wire carries is the stream's own, in packets of the full MTU."""
 TOLERANCE = 0.05
@@ -57,7 +57,7 @@ def scheduled() -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def marks(lab: Lab, node: str) -> Iterator[Counter[int]]:
-    """The DSCPs of the encrypted packets that a node sends by its first uplink, counted at the context's end."""
+    """The DSCPs of what a node sends encrypted by its first uplink, counted when the context ends."""
     counted: Counter[int] = Counter()
     with netns.run(namespace(lab, "underlay"), socket.socket, socket.AF_PACKET, socket.SOCK_RAW) as tap:
         attach_filter(tap, frames.wireguard_data())

@@ -92,6 +92,7 @@ SHARES = {
         "tests/lab/test_upgrade.py::test_other_programs_with_the_same_maps_lose_nothing",
         "tests/lab/test_impaired.py::TestImpairments::test_a_round_trip_is_delayed_twice_and_one_to_the_store_once",
         "tests/lab/test_impaired.py::test_a_fabric_lives_on_an_impaired_segment[netem]",
+        "tests/lab/test_class_wire.py",
         "tests/lab/test_mixed_wireguard.py::test_all_reach_all",
         "tests/lab/test_mixed_wireguard.py::test_megabytes_arrive_as_they_were",
         "tests/lab/test_mixed_wireguard.py::test_tunnels_are_made_anew_by_the_other_kind_and_keep_their_keys",
