@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import NamedTuple
@@ -99,12 +99,12 @@ def failed(reports: Iterable[Path], checkout: Path) -> dict[str, str]:
     return _ended(reports, checkout, "failure", "error")
 
 
-def is_worth_another_try(tests: Iterable[str], statuses: Mapping[str, int], shares: Collection[str]) -> bool:
-    """Whether all that went wrong are `tests` (by pytest's names) of some `shares`, and of a file or two."""
+def is_worth_another_try(tests: Iterable[str], statuses: Mapping[str, int], among: tuple[str, ...]) -> bool:
+    """Whether all that went wrong are `tests` (by pytest's names) of a file or two `among` these paths."""
     files = {test.partition("::")[0] for test in tests}
-    wrong = {share: status for share, status in statuses.items() if status}
-    only_tests = all(share in shares and status == TESTS_FAILED for share, status in wrong.items())
-    return only_tests and 0 < len(files) <= FILES_TRIED_AGAIN
+    only_tests = all(status in (0, TESTS_FAILED) for status in statuses.values())
+    few = 0 < len(files) <= FILES_TRIED_AGAIN
+    return only_tests and few and all(file.startswith(among) for file in files)
 
 
 def failures_told(reports: Iterable[Path], again: Path, checkout: Path) -> list[str]:
