@@ -8,6 +8,7 @@ The host outside is the underlay's own namespace, where etcd is as well.
 
 import contextlib
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +56,8 @@ NEXT = {4: "172.31.1.1", 6: "fd00:ed::1"}
 """The outside's address in the segment, from which it answers datagrams."""
 EDGE = {4: "172.31.1.11", 6: "fd00:ed::11"}
 TRANSFER_BYTES = 20 << 20
+ABORTED = struct.pack("ii", 1, 0)
+"""As SO_LINGER: nothing of a connection is sent again once it is closed, to be counted as something else."""
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 
@@ -188,6 +191,7 @@ def test_the_outside_begins_nothing_unless_a_workload_is_exposed(lab: Lab, famil
                 expose(lab)
                 link.settimeout(SILENCE_S)
                 assert not asked(link, b"still there?")
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
 
 
 @FAMILIES
