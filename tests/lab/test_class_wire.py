@@ -1,6 +1,6 @@
 """What classes do to encrypted packets: their DSCP, and the rate at which they leave.
 
-pear ── up0 (20 Mbit/s) ── red ── up0 ── plum
+pear ── up0 (10 Mbit/s) ── red ── up0 ── plum
 plain, slow                              db
 """
 
@@ -29,20 +29,21 @@ ETH_P_ALL = 0x0003
 TEXT = f"""\
 segments: [{{name: red, ipv4: 172.31.1.0/24}}]
 nodes:
-  - {{name: pear, wireguard: kernel, uplinks: [{{name: up0, segment: red, capacity: 20}}]}}
-  - {{name: plum, wireguard: kernel, uplinks: [{{name: up0, segment: red, capacity: 20}}]}}
+  - {{name: pear, wireguard: kernel, uplinks: [{{name: up0, segment: red, capacity: 10}}]}}
+  - {{name: plum, wireguard: kernel, uplinks: [{{name: up0, segment: red, capacity: 10}}]}}
 workloads:
   - {{name: plain, node: pear}}
   - {{name: slow, node: pear, labels: {{traffic-class: bulk}}}}
   - {{name: db, node: plum}}
 {DRIFT}"""
-MOST_MBIT = 5
+MOST_MBIT = 4
 CLASSES = f"name: bulk\nuplink: {{max: {MOST_MBIT}mbit}}\n"
 DSCP = {name: one.dscp for name, one in BUILT_IN.items()}
 FEW_BYTES, MANY_BYTES = 32 << 10, 4 << 20
 PAYLOAD = 0.89
 """Of what the wire carries is the stream's own, in packets of the full MTU."""
-TOLERANCE = 0.05
+AT_MOST, AT_LEAST = 1.05, 0.7
+"""Of what it may have; the lower one for machines that cannot encrypt as fast."""
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +83,15 @@ def sent(lab: Lab, source: str, size: int) -> float:
 def test_encrypted_packets_have_the_dscp_of_their_class(scheduled: Lab, source: str, name: str) -> None:
     with marks(scheduled, "pear") as seen:
         sent(scheduled, source, FEW_BYTES)
-    assert seen[DSCP[name]] > FEW_BYTES // 1500
+    assert seen[DSCP[name]] > FEW_BYTES // 1500, seen
     assert set(seen) <= {DSCP[name], DSCP[CONTROL], DSCP[DEFAULT]}
     assert seen[DSCP[CONTROL]], "the probes' own"
 
 
 def test_a_class_takes_its_most_and_no_more(scheduled: Lab) -> None:
-    speed = sent(scheduled, "pear/slow", MANY_BYTES)
-    assert speed == pytest.approx(MOST_MBIT * PAYLOAD, rel=TOLERANCE)
+    assert AT_LEAST < sent(scheduled, "pear/slow", MANY_BYTES) / (MOST_MBIT * PAYLOAD) < AT_MOST
 
 
 def test_all_together_take_no_more_than_the_uplink_carries(scheduled: Lab) -> None:
     capacity = scheduled.topology.nodes[0].uplinks[0].capacity
-    speed = sent(scheduled, "pear/plain", 2 * MANY_BYTES)
-    assert speed == pytest.approx(capacity * PAYLOAD, rel=TOLERANCE)
+    assert AT_LEAST < sent(scheduled, "pear/plain", 2 * MANY_BYTES) / (capacity * PAYLOAD) < AT_MOST
