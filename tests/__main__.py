@@ -6,9 +6,9 @@ lab's processes, whose losses are counted, have a processor when they want one. 
 within milliseconds come after all that, when nothing else runs. A junit.xml of each share is left in
 build/test.
 
-What fails in a file or two, of labs or of what runs real processes, is tried once more when nothing
-else runs: a machine that is too busy stalls packets and processes alike. The summary names each such
-test and how it failed; what fails twice, in more files than that, or elsewhere, fails the run.
+What fails in a file or two of labs is tried once more when nothing else runs: a machine that is too
+busy stalls packets and processes alike. The summary names each such test and how it failed; what fails
+twice, in more files than that, or elsewhere, fails the run.
 """
 
 import sys
@@ -46,8 +46,8 @@ SHARES = {
 TURNS = ((("lab",), ("rest", "late")), (("quick",),))
 """Which lanes run at once, one turn after the other; the shares of a lane, too, run one after the other."""
 STEPS_BACK = {"rest": ("nice", "-n", "19")}
-OF_THE_MACHINE = ("tests/lab/", "tests/kernel/", *QUICK)
-"""Where a failure may be the machine's: processes, devices and clocks of its own."""
+OF_LABS = ("tests/lab/", *QUICK)
+"""Where a failure may be the machine's."""
 AGAIN = "again"
 MINUTE_S = 60.0
 
@@ -65,7 +65,7 @@ def main() -> int:
             for ended in pool.map(partial(_lane, reports), lanes):
                 statuses |= ended
     tests = tuple(failed((reports[share] for share in SHARES), CHECKOUT))
-    if is_worth_another_try(tests, statuses, OF_THE_MACHINE):
+    if is_worth_another_try(tests, statuses, OF_LABS):
         retried = side_by_side({AGAIN: _command(AGAIN, reports[AGAIN], tests)}, CHECKOUT)
         statuses |= retried if any(retried.values()) else dict.fromkeys(SHARES, 0)
     print("\n".join(summary(reports, statuses, time.monotonic() - begun)), flush=True)

@@ -87,7 +87,8 @@ class Node:
         address = UNDERLAY[uplink][other.side]
         host = f"[{address}]" if ":" in address else address
         allowed = (f"10.9.{uplink}.{other.side + 1}/32",)
-        return Peer(other.public[uplink], f"{host}:{PORT + uplink}", allowed, 5)
+        keepalive_s = 0 if self.side else 5  # one begins: initiations that cross are begun again, 5 s later
+        return Peer(other.public[uplink], f"{host}:{PORT + uplink}", allowed, keepalive_s)
 
     def _table(self, uplink: int) -> set[Route]:
         near = "2001:db8::/64" if uplink else "192.0.2.0/24"
